@@ -1,0 +1,387 @@
+//! One task per capsule. It owns the capsule's VM, performs the operations its machine asks for, one at a time, and
+//! outlives every caller.
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::operations::{self, Outcome};
+use crate::record::{Place, Record};
+use crate::shared::{Shared, View, now_ms};
+use crate::vm::Vm;
+use crate::{limits, registry::Registry};
+use hostlink::SandboxEvent;
+use lifecycle::agent::{Command, Effect, Event, Machine, Operation, Report, Verdict};
+use model::{CapsuleStatus, EndReason, Lifetime};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// Answer to a caller: the capsule as it is then.
+pub type Reply = oneshot::Sender<Result<View, Failure>>;
+
+/// What can be asked of a capsule.
+pub enum Message {
+    /// A change of state.
+    Ask {
+        /// Which.
+        command: Command,
+        /// For a resume: a new lifetime.
+        lifetime: Option<Lifetime>,
+        /// For a resume: boot from the disk.
+        discard_memory: bool,
+        /// Who wants to know.
+        reply: Reply,
+    },
+    /// A new lifetime.
+    SetLifetime(Lifetime, Reply),
+    /// Leave the VM running and end: the agent is shutting down.
+    Release(oneshot::Sender<()>),
+}
+
+/// Where messages for a capsule go.
+#[derive(Clone)]
+pub struct Handle {
+    mailbox: mpsc::Sender<Message>,
+    /// What can be seen without asking.
+    pub shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Asks for a change and waits for its end. The work goes on when the caller leaves.
+    pub async fn ask(
+        &self,
+        command: Command,
+        lifetime: Option<Lifetime>,
+        discard_memory: bool,
+    ) -> Result<View, Failure> {
+        self.send(|reply| Message::Ask { command, lifetime, discard_memory, reply }).await
+    }
+
+    /// Sets the lifetime.
+    pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<View, Failure> {
+        self.send(|reply| Message::SetLifetime(lifetime, reply)).await
+    }
+
+    /// Lets go of the VM without ending it.
+    pub async fn release(&self) {
+        let (reply, released) = oneshot::channel();
+        if self.mailbox.send(Message::Release(reply)).await.is_ok() {
+            let _ = released.await;
+        }
+    }
+
+    async fn send(&self, message: impl FnOnce(Reply) -> Message) -> Result<View, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(message(reply)).await.map_err(|_| Failure::Unknown)?;
+        answer.await.map_err(|_| Failure::Unknown)?
+    }
+}
+
+/// Callers waiting for the end of an operation.
+struct Waiter {
+    operation: Operation,
+    reply: Reply,
+}
+
+struct Actor {
+    host: Arc<Host>,
+    registry: Registry,
+    machine: Machine,
+    record: Record,
+    vm: Option<Vm>,
+    lives: u64,
+    shared: Arc<Shared>,
+    waiters: Vec<Waiter>,
+    running: Option<JoinHandle<Outcome>>,
+    discard_memory: bool,
+    /// Its create failed: nothing of it is left, so there is nothing to destroy later.
+    never_ran: bool,
+}
+
+/// Starts the actor of a new capsule and waits until it runs.
+pub fn create(host: &Arc<Host>, registry: &Registry, record: Record, reply: Reply) -> Handle {
+    let (machine, effect) = Machine::create();
+    let (handle, mut actor, mailbox) = Actor::new(host, registry, machine, record, None);
+    actor.waiters.push(Waiter { operation: Operation::Create, reply });
+    tokio::spawn(async move {
+        actor.perform(effect).await;
+        actor.run(mailbox).await;
+    });
+    handle
+}
+
+/// Starts the actor of a capsule found on the host.
+pub fn adopt(host: &Arc<Host>, registry: &Registry, record: Record, vm: Option<Vm>) -> Handle {
+    let machine = Machine::at(record.status());
+    let (handle, actor, mailbox) = Actor::new(host, registry, machine, record, vm);
+    tokio::spawn(actor.run(mailbox));
+    handle
+}
+
+impl Actor {
+    fn new(
+        host: &Arc<Host>,
+        registry: &Registry,
+        machine: Machine,
+        record: Record,
+        vm: Option<Vm>,
+    ) -> (Handle, Self, mpsc::Receiver<Message>) {
+        let (sender, mailbox) = mpsc::channel(limits::MAILBOX);
+        let guest = vm.as_ref().map(|vm| vm.guest(1));
+        let view = View { record: Arc::new(record.clone()), status: machine.status(), guest };
+        let shared = Shared::new(view);
+        let handle = Handle { mailbox: sender, shared: shared.clone() };
+        let actor = Self {
+            host: host.clone(),
+            registry: registry.clone(),
+            machine,
+            record,
+            vm,
+            lives: 1,
+            shared,
+            waiters: Vec::new(),
+            running: None,
+            discard_memory: false,
+            never_ran: false,
+        };
+        (handle, actor, mailbox)
+    }
+
+    /// Until the capsule is gone, or the agent lets go of it.
+    async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
+        while self.machine.status() != CapsuleStatus::Stopped && !self.never_ran {
+            let remaining = self.remaining();
+            tokio::select! {
+                outcome = ended(self.running.as_mut()) => self.finish(outcome).await,
+                message = mailbox.recv() => match message {
+                    Some(Message::Ask { command, lifetime, discard_memory, reply }) => {
+                        self.command(command, lifetime, discard_memory, reply).await;
+                    }
+                    Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
+                    Some(Message::Release(done)) => {
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return,
+                },
+                why = exited(self.vm.as_ref()), if self.running.is_none() => self.vm_exited(why).await,
+                () = elapsed(remaining) => self.lifetime_ended().await,
+            }
+        }
+        self.registry.forget(self.record.id);
+    }
+
+    /// Time left, while it runs.
+    fn remaining(&self) -> Option<Duration> {
+        if self.machine.status() != CapsuleStatus::Running {
+            return None;
+        }
+        let left = self.record.lifetime.remaining_ms(now_ms(), self.shared.last_active_ms());
+        left.map(Duration::from_millis)
+    }
+
+    async fn command(&mut self, command: Command, lifetime: Option<Lifetime>, discard_memory: bool, reply: Reply) {
+        let (verdict, effects) = self.machine.on(&Event::Command(command));
+        if command == Command::Resume && !effects.is_empty() {
+            self.discard_memory = discard_memory;
+            if let Some(lifetime) = lifetime {
+                self.record.lifetime = lifetime;
+            }
+        }
+        let operation = match command {
+            Command::Pause => Operation::Pause,
+            Command::Resume => Operation::Resume,
+            Command::Destroy => Operation::Destroy,
+        };
+        match verdict {
+            Verdict::Wait => self.waiters.push(Waiter { operation, reply }),
+            Verdict::Reached => drop(reply.send(Ok(self.view()))),
+            Verdict::Refused => drop(reply.send(Err(Failure::State(self.machine.status())))),
+        }
+        self.all(effects).await;
+    }
+
+    async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply) {
+        self.record.lifetime = lifetime;
+        self.shared.touch();
+        let answer = self.save().await.map(|()| self.view());
+        self.publish();
+        let _ = reply.send(answer);
+    }
+
+    async fn lifetime_ended(&mut self) {
+        // Activity between the timer and now prolongs an idle lifetime.
+        if self.remaining().is_some_and(|left| left.is_zero()) {
+            let (_, effects) = self.machine.on(&Event::LifetimeEnded(self.record.lifetime.at_end()));
+            self.all(effects).await;
+        }
+    }
+
+    async fn vm_exited(&mut self, why: EndReason) {
+        let (_, effects) = self.machine.on(&Event::VmExited(why));
+        self.record.reason = self.machine.reason().cloned();
+        self.record.place = Place::Lost;
+        if let Some(vm) = self.vm.take() {
+            vm.end(&self.host).await;
+        }
+        self.save_or_log().await;
+        self.publish();
+        self.all(effects).await;
+    }
+
+    async fn all(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.perform(effect).await;
+        }
+        self.publish();
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Run(operation) => {
+                let work = operations::run(operation, self.host.clone(), self.record.clone(), self.vm.take(), self.discard_memory);
+                // Published before the work starts, so that no new call takes a lease on a VM about to be stopped.
+                self.publish();
+                self.running = Some(tokio::spawn(work));
+            }
+            Effect::Report(report) => self.report(report),
+        }
+    }
+
+    async fn finish(&mut self, outcome: Outcome) {
+        self.running = None;
+        let operation = outcome.operation;
+        let event = match &outcome.result {
+            Ok(_) => Event::Done,
+            Err(_) => Event::Failed { vm_alive: outcome.vm.is_some() },
+        };
+        self.vm = outcome.vm;
+        let (_, effects) = self.machine.on(&event);
+        self.record.reason = self.machine.reason().cloned();
+        let result = match outcome.result {
+            Ok(place) => {
+                self.settle(place).await;
+                Ok(())
+            }
+            Err(failure) => {
+                tracing::warn!(capsule = %self.record.id, ?operation, %failure, "operation failed");
+                self.never_ran = operation == Operation::Create;
+                if self.machine.status() == CapsuleStatus::Error && !self.never_ran {
+                    self.record.place = Place::Lost;
+                    self.save_or_log().await;
+                }
+                Err(failure)
+            }
+        };
+        if self.vm.is_some() {
+            self.lives += 1;
+        }
+        self.publish();
+        self.answer(operation, &result);
+        self.all(effects).await;
+        if self.running.is_none() {
+            self.answer_rest();
+        }
+    }
+
+    /// A new stable point: written before anybody is told.
+    async fn settle(&mut self, place: Option<Place>) {
+        match place {
+            Some(place) => {
+                let old = std::mem::replace(&mut self.record.place, place);
+                self.save_or_log().await;
+                operations::free(&self.host, &old, &self.record.place);
+            }
+            None => {
+                if let Err(error) = self.host.records.remove(self.record.id) {
+                    tracing::error!(capsule = %self.record.id, %error, "record could not be removed");
+                }
+            }
+        }
+    }
+
+    async fn save(&self) -> Result<(), Failure> {
+        let (records, record) = (self.host.records.clone(), self.record.clone());
+        let saved = tokio::task::spawn_blocking(move || records.save(&record)).await;
+        saved.map_err(Failure::at("saving the record"))?.map_err(Failure::at("saving the record"))
+    }
+
+    async fn save_or_log(&self) {
+        if let Err(failure) = self.save().await {
+            tracing::error!(capsule = %self.record.id, %failure, "a restart would find an old record");
+        }
+    }
+
+    fn answer(&mut self, operation: Operation, result: &Result<(), Failure>) {
+        let view = self.view();
+        let (done, rest) = self.waiters.drain(..).partition(|waiter| waiter.operation == operation);
+        self.waiters = rest;
+        let done: Vec<Waiter> = done;
+        for waiter in done {
+            let _ = waiter.reply.send(result.clone().map(|()| view.clone()));
+        }
+    }
+
+    /// Nothing is under way: whoever still waits wants something that will not happen.
+    fn answer_rest(&mut self) {
+        let status = self.machine.status();
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.reply.send(Err(Failure::State(status)));
+        }
+    }
+
+    fn report(&self, report: Report) {
+        let event = match report {
+            Report::AutoPaused => "sandbox.auto_paused",
+            Report::AutoKilled => "sandbox.auto_killed",
+            Report::Crashed => "sandbox.crashed",
+        };
+        let event = SandboxEvent {
+            id: Uuid::now_v7(),
+            sandbox_id: self.record.id.to_string(),
+            event: event.to_owned(),
+            status: self.machine.status().to_string(),
+            reason: self.machine.reason().map(ToString::to_string).unwrap_or_default(),
+            timestamp_ms: now_ms(),
+        };
+        if let Err(error) = self.host.events.add(&event) {
+            tracing::error!(capsule = %self.record.id, %error, "event lost: it cannot be written");
+        }
+    }
+
+    fn view(&self) -> View {
+        let status = self.machine.status();
+        let guest = self.vm.as_ref().filter(|_| status == CapsuleStatus::Running).map(|vm| vm.guest(self.lives));
+        View { record: Arc::new(self.record.clone()), status, guest }
+    }
+
+    fn publish(&self) {
+        self.shared.publish(self.view());
+    }
+}
+
+async fn ended(running: Option<&mut JoinHandle<Outcome>>) -> Outcome {
+    match running {
+        Some(task) => match task.await {
+            Ok(outcome) => outcome,
+            // Never answered: a panic in an operation is a defect, and the capsule's state is unknown.
+            Err(error) => Outcome::panicked(&error),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn exited(vm: Option<&Vm>) -> EndReason {
+    match vm {
+        Some(vm) => vm.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn elapsed(remaining: Option<Duration>) {
+    match remaining {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,126 @@
+//! Taking over what an earlier agent left: its VMs still run, because their keepers are sessions of their own.
+//! Whatever belongs to no record is ended and removed.
+
+use crate::actor;
+use crate::host::Host;
+use crate::record::{Listing, Place, Record};
+use crate::registry::Registry;
+use crate::shared::now_ms;
+use crate::vm::Vm;
+use hostlink::SandboxEvent;
+use model::EndReason;
+use network::{Adoption, Slot};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Ends VMs that no record names: ready ones, and those of a create or destroy that was cut short.
+///
+/// Nothing is ended while a record is damaged: it may be the one that names the VM.
+pub async fn end_unowned_vms(listing: &Listing, vms: &Path, runtime: &Path) {
+    if listing.damaged > 0 {
+        return;
+    }
+    let owned: HashSet<Uuid> = listing.records.iter().filter_map(|record| vm_of(&record.place)).collect();
+    for (dir, is_runtime) in [(runtime, true), (vms, false)] {
+        let Ok(entries) = std::fs::read_dir(dir) else { continue };
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| Uuid::parse_str(name).ok());
+            if id.is_none_or(|id| owned.contains(&id)) {
+                continue;
+            }
+            if is_runtime && let Ok(Some(keeper)) = keeper::attach(&entry.path()) {
+                let _ = keeper.kill().await;
+            }
+            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "left behind");
+            }
+        }
+    }
+}
+
+/// Re-takes the network slots of running capsules. A slot that is gone is left out.
+pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot> {
+    let mut kept = HashMap::new();
+    for record in records {
+        let Place::Running { slot, .. } = record.place else { continue };
+        let policy = network::Policy { allow_internet: record.allow_internet, ..Default::default() };
+        match adoption.adopt(slot, policy).await {
+            Ok(adopted) => drop(kept.insert(slot, adopted)),
+            Err(error) => tracing::error!(capsule = %record.id, slot, %error, "network slot lost"),
+        }
+    }
+    kept
+}
+
+/// Starts an actor for every record, with its VM where that still runs, and removes generations nobody needs.
+pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, mut slots: HashMap<u16, Slot>) {
+    let mut wanted = host.classes.adopt(host).await;
+    wanted.extend(listing.records.iter().filter_map(|record| generation_of(&record.place)));
+    for mut record in listing.records {
+        let vm = match record.place {
+            Place::Running { vm, slot, base } => match attach(host, &record, vm, slots.remove(&slot), base).await {
+                Ok(vm) => Some(vm),
+                Err(why) => {
+                    tracing::error!(capsule = %record.id, why, "lost");
+                    lose(host, &mut record);
+                    None
+                }
+            },
+            Place::Paused { generation } => {
+                if let Err(failure) = host.open_generation(generation).await {
+                    tracing::error!(capsule = %record.id, %failure, "its generation cannot be opened; it is left alone");
+                }
+                None
+            }
+            Place::Lost => None,
+        };
+        let id = record.id;
+        if let Err(failure) = registry.get_or_insert(id, || actor::adopt(host, registry, record, vm)) {
+            tracing::error!(capsule = %id, %failure, "not adopted");
+        }
+    }
+    if listing.damaged == 0
+        && let Err(error) = host.shelf.collect(&wanted)
+    {
+        tracing::warn!(%error, "generations nobody needs could not be removed");
+    }
+}
+
+async fn attach(host: &Arc<Host>, record: &Record, vm: Uuid, slot: Option<Slot>, base: Option<Uuid>) -> Result<Vm, String> {
+    let slot = slot.ok_or("its network slot is gone")?;
+    Vm::attach(host, record, vm, slot, base).await.map_err(|failure| failure.to_string())
+}
+
+/// Its VM ended while no agent was there.
+fn lose(host: &Host, record: &mut Record) {
+    record.place = Place::Lost;
+    record.reason = Some(EndReason::VmCrash);
+    let event = SandboxEvent {
+        id: Uuid::now_v7(),
+        sandbox_id: record.id.to_string(),
+        event: "sandbox.crashed".to_owned(),
+        status: record.status().to_string(),
+        reason: EndReason::VmCrash.to_string(),
+        timestamp_ms: now_ms(),
+    };
+    if let Err(error) = host.records.save(record).and_then(|()| host.events.add(&event)) {
+        tracing::error!(capsule = %record.id, %error, "its loss could not be written down");
+    }
+}
+
+fn vm_of(place: &Place) -> Option<Uuid> {
+    match place {
+        Place::Running { vm, .. } => Some(*vm),
+        _ => None,
+    }
+}
+
+fn generation_of(place: &Place) -> Option<Uuid> {
+    match place {
+        Place::Running { base, .. } => *base,
+        Place::Paused { generation } => Some(*generation),
+        Place::Lost => None,
+    }
+}

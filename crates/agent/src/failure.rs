@@ -1,0 +1,79 @@
+//! Why the agent could not do what it was asked to.
+
+use connectrpc::{ConnectError, ErrorCode};
+use model::CapsuleStatus;
+use uuid::Uuid;
+
+/// Why an operation on a capsule failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No such capsule on this host.
+    #[error("capsule not found")]
+    Unknown,
+    /// It cannot be done now.
+    #[error("the capsule is {0}")]
+    State(CapsuleStatus),
+    /// A capsule with this id exists.
+    #[error("a capsule with this id exists")]
+    Exists,
+    /// The identifier cannot be read, or a required part is missing.
+    #[error("{0}")]
+    Invalid(String),
+    /// No such template on this host.
+    #[error("template {0} is not on this host")]
+    Template(Uuid),
+    /// The disk is too full.
+    #[error("not enough disk space: {needed_mb} MiB needed, {free_mb} MiB free")]
+    Space {
+        /// What the operation may write.
+        needed_mb: u64,
+        /// What there is.
+        free_mb: u64,
+    },
+    /// The host has as many capsules as it takes.
+    #[error("this host takes no more capsules")]
+    Full,
+    /// Saved memory that this VMM cannot load.
+    #[error("the saved memory was made by {saved}, this host runs {here}; resume with memory=discard")]
+    Incompatible {
+        /// What made it.
+        saved: String,
+        /// What is here.
+        here: String,
+    },
+    /// Something on the host failed.
+    #[error("{step}: {why}")]
+    Host {
+        /// What was being done.
+        step: &'static str,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+impl Failure {
+    /// Wraps an error of the step named.
+    pub fn at<E: std::fmt::Display>(step: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Host { step, why: error.to_string() }
+    }
+}
+
+/// Prefix by which the control plane tells an incompatible snapshot from other refusals.
+pub const INCOMPATIBLE: &str = "snapshot_incompatible: ";
+
+impl From<Failure> for ConnectError {
+    fn from(failure: Failure) -> Self {
+        let code = match failure {
+            Failure::Unknown | Failure::Template(_) => ErrorCode::NotFound,
+            Failure::State(_) => ErrorCode::FailedPrecondition,
+            Failure::Exists => ErrorCode::AlreadyExists,
+            Failure::Invalid(_) => ErrorCode::InvalidArgument,
+            Failure::Space { .. } | Failure::Full => ErrorCode::ResourceExhausted,
+            Failure::Incompatible { .. } => {
+                return ConnectError::new(ErrorCode::FailedPrecondition, format!("{INCOMPATIBLE}{failure}"));
+            }
+            Failure::Host { .. } => ErrorCode::Internal,
+        };
+        ConnectError::new(code, failure.to_string())
+    }
+}

@@ -1,0 +1,173 @@
+//! What all capsules of a host share.
+
+use crate::classes::Classes;
+use crate::events::Outbox;
+use crate::failure::Failure;
+use crate::proxy::Guests;
+use crate::ready::Ready;
+use crate::record::Records;
+use image::Artifacts;
+use memory::{Generation, Shelf};
+use network::Network;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use vmm::{BootSource, Vmm};
+
+/// Kernel command line of every guest, before what its VMM adds. `panic=-1` and `reboot=t`: a guest that panics ends
+/// its VM at once.
+const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t cryptomgr.notests";
+
+/// The environment of all capsules.
+pub struct Host {
+    /// Program that serves as keeper.
+    pub program: PathBuf,
+    /// Sockets of VMs; short, because a socket's path has 107 bytes.
+    pub runtime: PathBuf,
+    /// What guests boot from.
+    pub artifacts: Artifacts,
+    /// Disks.
+    pub pool: disk::Pool,
+    /// Networks.
+    pub network: Network,
+    /// Saved memory.
+    pub shelf: Shelf,
+    /// Capsules across restarts.
+    pub records: Records,
+    /// Events for the control plane.
+    pub events: Outbox,
+    /// How VMs are run.
+    pub vmm: Box<dyn Vmm>,
+    /// Its version, for people.
+    pub vmm_version: String,
+    /// Generations new capsules begin with.
+    pub classes: Classes,
+    /// VMs that wait.
+    pub ready: Ready,
+    /// The way to the guests' ports.
+    pub proxy: edge::Proxy<Guests>,
+    /// Background work, awaited at the end.
+    pub tasks: TaskTracker,
+    /// Cancelled when the agent ends.
+    pub stopping: CancellationToken,
+}
+
+/// What a host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Logical processors.
+    pub cpu_cores: u32,
+    /// Memory in MiB.
+    pub memory_mb: u64,
+    /// Free disk space for capsules in MiB.
+    pub disk_mb: u64,
+}
+
+impl Host {
+    /// Directory of the VMs' files.
+    pub fn vms_dir(&self) -> PathBuf {
+        self.pool.path().join("vms")
+    }
+
+    /// Directory of the VMs' sockets.
+    pub fn runtime_dir(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// `firecracker`, `qemu-kvm` or `qemu-tcg`.
+    pub fn isolation(&self) -> String {
+        self.vmm.tier().to_string()
+    }
+
+    /// What saved memory must have been made by to be loaded here.
+    pub fn compatibility(&self) -> String {
+        self.vmm.compatibility(&self.artifacts.kernel_key).to_string()
+    }
+
+    /// Refuses saved memory of another compatibility class.
+    pub fn compatible(&self, generation: &Generation) -> Result<(), Failure> {
+        let (saved, here) = (generation.manifest().compatibility.clone(), self.compatibility());
+        if saved == here { Ok(()) } else { Err(Failure::Incompatible { saved, here }) }
+    }
+
+    /// What a guest boots.
+    pub fn boot_source(&self) -> BootSource {
+        BootSource {
+            kernel: self.artifacts.kernel_elf.clone(),
+            initramfs: self.artifacts.initramfs.clone(),
+            cmdline: format!("{CMDLINE} {}", self.vmm.cmdline()),
+        }
+    }
+
+    /// Root disk of a template.
+    pub fn template_disk(&self, template: Uuid) -> Result<PathBuf, Failure> {
+        if template == model::TemplateId::MINIMAL.uuid() {
+            Ok(self.artifacts.root_disk.clone())
+        } else {
+            Err(Failure::Template(template))
+        }
+    }
+
+    /// Opens a generation of the shelf.
+    pub async fn open_generation(&self, id: Uuid) -> Result<Arc<Generation>, Failure> {
+        let path = self.shelf.path(id);
+        let opened = tokio::task::spawn_blocking(move || Generation::open(&path)).await;
+        opened.map_err(Failure::at("opening the generation"))?.map(Arc::new).map_err(Failure::at("opening the generation"))
+    }
+
+    /// Makes a VM's directories and its disk.
+    pub async fn clone_disk(&self, source: &Path, target: &Path, runtime: &Path) -> Result<(), Failure> {
+        let (source, target, runtime) = (source.to_owned(), target.to_owned(), runtime.to_owned());
+        let work = move || {
+            if let Some(dir) = target.parent() {
+                std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
+            }
+            std::fs::create_dir_all(runtime).map_err(|e| e.to_string())?;
+            disk::clone_file(&source, &target).map_err(|e| e.to_string())
+        };
+        let cloned = tokio::task::spawn_blocking(work).await;
+        cloned.map_err(Failure::at("cloning the disk"))?.map_err(Failure::at("cloning the disk"))?;
+        Ok(())
+    }
+
+    /// Versions a capsule runs on.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        [
+            ("kernel_version", self.artifacts.kernel_release.clone()),
+            ("vmm_version", self.vmm_version.clone()),
+            ("agent_version", env!("CARGO_PKG_VERSION").to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+
+    /// What this host has.
+    pub fn capacity(&self) -> Capacity {
+        let system = rustix::system::sysinfo();
+        let memory = u64::from(system.mem_unit) * system.totalram as u64;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Capacity {
+            cpu_cores: u32::try_from(cores).unwrap_or(u32::MAX),
+            memory_mb: memory >> 20,
+            disk_mb: self.pool.free_bytes().unwrap_or(0) >> 20,
+        }
+    }
+
+    /// A full disk as callers see it.
+    pub fn no_space(error: disk::AdmitError) -> Failure {
+        match error {
+            disk::AdmitError::NoSpace { needed_bytes, free_bytes } => {
+                Failure::Space { needed_mb: needed_bytes >> 20, free_mb: free_bytes >> 20 }
+            }
+            other => Failure::at("asking for disk space")(other),
+        }
+    }
+}
+
+/// A secret of 128 random bits.
+pub fn random_token() -> String {
+    hex::encode(rand::random::<[u8; 16]>())
+}

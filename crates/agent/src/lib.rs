@@ -1,0 +1,33 @@
+//! The agent of one host: it runs capsules.
+//!
+//! Knows: one actor per capsule ([`actor`]), the four operations and their undoing ([`operations`]), what is written
+//! down so that a restart finds every VM again ([`record`], [`adopt`]), and the RPC surface ([`rpc`]).
+//! Must never know: which VMM runs a machine, how a page becomes durable, SQL, or who may do what: the control plane
+//! decides, the agent does.
+//!
+//! A start is [`prepare`] (what guests boot from) and then [`Agent::start`]; [`Agent::stop`] either saves every running
+//! capsule or leaves it running for the next agent.
+
+mod actor;
+mod adopt;
+mod classes;
+mod events;
+mod failure;
+mod host;
+mod limits;
+mod operations;
+mod options;
+mod proxy;
+mod ready;
+mod record;
+mod registry;
+mod rpc;
+mod shared;
+mod start;
+mod teardown;
+mod tier;
+mod vm;
+
+pub use options::{Options, VmmChoice};
+pub use start::{Agent, Prepared, StartError, Stop, prepare};
+pub use teardown::{TeardownError, teardown};

@@ -1,0 +1,42 @@
+//! Every bound of the agent, in one place.
+
+use std::time::Duration;
+
+/// Commands waiting in one capsule's mailbox.
+pub const MAILBOX: usize = 64;
+/// Capsules on one host, paused ones included.
+pub const CAPSULES: usize = 10_000;
+/// Until a restored or booted guest answers its first request.
+pub const GUEST_READY: Duration = Duration::from_secs(30);
+/// Until a guest that boots for the first time answers: emulated machines are slow.
+pub const GUEST_BOOT: Duration = Duration::from_mins(3);
+/// For the one `/init` after a start; its own limit, so that a slow start does not eat it.
+pub const GUEST_INIT: Duration = Duration::from_secs(30);
+/// Between two attempts to reach a starting guest.
+pub const GUEST_RETRY: Duration = Duration::from_millis(5);
+/// Limit of one such attempt.
+pub const GUEST_ATTEMPT: Duration = Duration::from_millis(1_000);
+/// Until a VMM that was started answers on its control socket.
+pub const VMM_START: Duration = Duration::from_secs(30);
+/// Events not yet delivered to the control plane; the oldest go first when it stays away.
+pub const EVENTS: usize = 10_000;
+/// Between two attempts to deliver events, doubled up to [`EVENT_RETRY_MAX`].
+pub const EVENT_RETRY: Duration = Duration::from_millis(500);
+/// Longest pause between two attempts.
+pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Buffered messages of one stream, as requirement B15 says.
+pub const STREAM_BUFFER: usize = 256;
+/// Bytes per message when a file is streamed.
+pub const FILE_CHUNK: usize = 64 << 10;
+/// Pauses at a time when the agent shuts down: the disk is the bottleneck.
+pub const SHUTDOWN_PAUSES: usize = 4;
+/// Size classes whose generation is kept.
+pub const CLASSES: usize = 16;
+/// Disk space a VM may write before it is admitted, in bytes.
+pub const ADMIT_DISK: u64 = 256 << 20;
+/// Network slots kept prepared.
+pub const READY_SLOTS: usize = 4;
+/// A VMM dies before its host's own programs when memory runs out.
+pub const VMM_OOM_SCORE: i32 = 500;
+/// Longest console line shown in an error.
+pub const CONSOLE_LINE: usize = 256;

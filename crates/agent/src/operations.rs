@@ -1,0 +1,149 @@
+//! The four operations on a capsule, as the machine asks for them. Each either reaches its stable point or leaves
+//! the capsule where it was.
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::record::{Place, Record};
+use crate::vm::{Purpose, Vm};
+use lifecycle::agent::Operation;
+use memory::Generation;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The end of an operation.
+pub struct Outcome {
+    /// Which.
+    pub operation: Operation,
+    /// Where the capsule is now; `None` = gone.
+    pub result: Result<Option<Place>, Failure>,
+    /// Its VM, when it has one.
+    pub vm: Option<Vm>,
+}
+
+impl Outcome {
+    /// Of an operation that panicked. Its VM, if it had one, was ended with it.
+    pub fn panicked(error: &tokio::task::JoinError) -> Self {
+        let failure = Failure::Host { step: "operation", why: error.to_string() };
+        Self { operation: Operation::Destroy, result: Err(failure), vm: None }
+    }
+}
+
+/// Performs it.
+pub async fn run(operation: Operation, host: Arc<Host>, record: Record, vm: Option<Vm>, discard_memory: bool) -> Outcome {
+    let (result, vm) = match operation {
+        Operation::Create => started(create(&host, &record).await),
+        Operation::Resume if discard_memory => started(reboot(&host, &record).await),
+        Operation::Resume => started(resume(&host, &record).await),
+        Operation::Pause => match vm {
+            Some(vm) => pause(&host, &record, vm).await,
+            None => (Err(Failure::Unknown), None),
+        },
+        Operation::Destroy => {
+            if let Some(vm) = vm {
+                vm.end(&host).await;
+            }
+            free_generation(&host, &record.place, None);
+            (Ok(None), None)
+        }
+    };
+    Outcome { operation, result, vm }
+}
+
+fn started(vm: Result<Vm, Failure>) -> (Result<Option<Place>, Failure>, Option<Vm>) {
+    match vm {
+        Ok(vm) => (Ok(Some(vm.place())), Some(vm)),
+        Err(failure) => (Err(failure), None),
+    }
+}
+
+/// A new VM as a clone of its class's generation.
+async fn create(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
+    let vm = match host.ready.take(&record.class) {
+        Some(vm) => vm,
+        None => {
+            let generation = host.classes.generation(host, &record.class).await?;
+            Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?
+        }
+    };
+    let started = wake(host, record, vm, Purpose::Clone).await;
+    host.ready.refill(host, &record.class);
+    started
+}
+
+/// The capsule's own generation, back in a VM.
+async fn resume(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
+    let generation = saved(host, record).await?;
+    host.compatible(&generation)?;
+    let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
+    wake(host, record, vm, Purpose::Resume).await
+}
+
+/// The capsule's disk in a machine that boots.
+async fn reboot(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
+    let generation = saved(host, record).await?;
+    let disk = generation.disk_path().ok_or_else(|| Failure::at("booting")("the generation has no disk"))?;
+    let vm = Vm::boot(host, &record.class, &disk, Uuid::now_v7()).await?;
+    wake(host, record, vm, Purpose::Resume).await
+}
+
+async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Failure> {
+    match record.place {
+        Place::Paused { generation } => host.open_generation(generation).await,
+        _ => Err(Failure::State(record.status())),
+    }
+}
+
+/// Lets it run and gives it its identity; ends it when that fails.
+async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose) -> Result<Vm, Failure> {
+    match vm.wake(record, purpose).await {
+        Ok(()) => Ok(vm),
+        Err(failure) => {
+            let failure = vm.explain(failure);
+            vm.end(host).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Saves it and ends its VM; a failure leaves it running.
+async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> (Result<Option<Place>, Failure>, Option<Vm>) {
+    host.proxy.evict(record.id);
+    let labels = BTreeMap::from([("capsule".to_owned(), record.id.to_string())]);
+    match vm.save(host, labels).await {
+        Ok(generation) => {
+            // The capsule is safe on the disk; nobody has to wait until its VM is gone.
+            let owner = host.clone();
+            host.tasks.spawn(async move { vm.end(&owner).await });
+            (Ok(Some(Place::Paused { generation: generation.id() })), None)
+        }
+        Err(failure) => match vm.carry_on(record).await {
+            Ok(()) => (Err(failure), Some(vm)),
+            Err(second) => {
+                tracing::error!(capsule = %record.id, failure = %second, "could not go on after a failed pause");
+                vm.end(host).await;
+                (Err(failure), None)
+            }
+        },
+    }
+}
+
+/// Frees what the old place needed and the new one does not. Called once the new one is durable.
+pub fn free(host: &Host, old: &Place, new: &Place) {
+    free_generation(host, old, generation_of(new));
+}
+
+fn free_generation(host: &Host, old: &Place, keep: Option<Uuid>) {
+    let Some(id) = generation_of(old).filter(|id| Some(*id) != keep && !host.classes.owns(*id)) else { return };
+    if let Err(error) = host.shelf.remove(id) {
+        tracing::warn!(generation = %id, %error, "could not be removed; the next start does it");
+    }
+}
+
+fn generation_of(place: &Place) -> Option<Uuid> {
+    match place {
+        Place::Running { base, .. } => *base,
+        Place::Paused { generation } => Some(*generation),
+        Place::Lost => None,
+    }
+}

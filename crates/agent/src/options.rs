@@ -1,0 +1,90 @@
+//! How an agent is set up, and where its files are.
+
+use hostlink::Callback;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Which VMM to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VmmChoice {
+    /// The strongest that really boots the guest kernel here.
+    #[default]
+    Auto,
+    /// QEMU, with KVM where that works.
+    Qemu,
+}
+
+impl FromStr for VmmChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "qemu" => Ok(Self::Qemu),
+            other => Err(format!("WRENN_VMM is `{other}`; use `auto` or `qemu`")),
+        }
+    }
+}
+
+/// Options of an agent.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Data directory, `$WRENN_DIR`.
+    pub dir: PathBuf,
+    /// The program that serves as keeper: it is run as `PROGRAM keeper SPEC`.
+    pub program: PathBuf,
+    /// The static guest daemon.
+    pub envd: PathBuf,
+    /// Where the kernel and the packages of the root file system come from.
+    pub source: image::Source,
+    /// Which VMM to use.
+    pub vmm: VmmChoice,
+    /// VMs kept ready per class in use; `None` = by tier: 1 under emulation, 0 otherwise.
+    pub ready_vms: Option<usize>,
+    /// Where to report ends nobody asked for.
+    pub callback: Option<Callback>,
+}
+
+/// Paths under a data directory.
+#[derive(Debug, Clone)]
+pub struct Layout<'a>(pub &'a Path);
+
+impl Layout<'_> {
+    /// The agent's RPC socket.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("run/agent.sock")
+    }
+
+    /// Undelivered events.
+    pub fn events(&self) -> PathBuf {
+        self.0.join("events")
+    }
+
+    /// Remembered tier of this host.
+    pub fn tier(&self) -> PathBuf {
+        self.0.join("tier.json")
+    }
+
+    /// The id that keeps two instances on one host apart, made at the first start.
+    pub fn instance(&self) -> io::Result<network::InstanceId> {
+        const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+        let path = self.0.join("instance");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let bytes: [u8; 5] = rand::random();
+                let id: String = bytes.iter().map(|b| char::from(LETTERS[usize::from(b % 32)])).collect();
+                crate::record::replace(self.0, "instance", id.as_bytes())?;
+                id
+            }
+            Err(error) => return Err(error),
+        };
+        text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
+    }
+
+    /// Directory of the VMs' sockets: in memory, and short.
+    pub fn runtime(&self, instance: &network::InstanceId) -> PathBuf {
+        Path::new("/run/wrenn").join(instance.to_string())
+    }
+}

@@ -1,0 +1,100 @@
+//! VMs kept restored and stopped, so that a create only has to let one run.
+
+use crate::host::Host;
+use crate::record::Class;
+use crate::vm::Vm;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use uuid::Uuid;
+
+/// Ready VMs by class.
+pub struct Ready {
+    /// How many of each class that is in use.
+    per_class: usize,
+    shelf: Mutex<HashMap<Class, Stock>>,
+}
+
+#[derive(Default)]
+struct Stock {
+    vms: Vec<Vm>,
+    being_made: usize,
+}
+
+impl Ready {
+    /// Keeps this many per class.
+    pub fn new(per_class: usize) -> Self {
+        Self { per_class, shelf: Mutex::default() }
+    }
+
+    /// One that is ready and still alive.
+    pub fn take(&self, class: &Class) -> Option<Vm> {
+        let mut shelf = self.lock();
+        let vms = &mut shelf.get_mut(class)?.vms;
+        while let Some(vm) = vms.pop() {
+            if vm.alive() {
+                return Some(vm);
+            }
+        }
+        None
+    }
+
+    /// Makes what is missing of this class, in the background.
+    pub fn refill(&self, host: &Arc<Host>, class: &Class) {
+        let missing = {
+            let mut shelf = self.lock();
+            let stock = shelf.entry(class.clone()).or_default();
+            let missing = self.per_class.saturating_sub(stock.vms.len() + stock.being_made);
+            stock.being_made += missing;
+            missing
+        };
+        for _ in 0..missing {
+            let (host, class) = (host.clone(), class.clone());
+            let task = host.tasks.clone();
+            task.spawn(async move { host.ready.make(&host, class).await });
+        }
+    }
+
+    async fn make(&self, host: &Arc<Host>, class: Class) {
+        let made = async {
+            let generation = host.classes.generation(host, &class).await?;
+            Vm::restore(host, &class, generation, Uuid::now_v7()).await
+        };
+        let made = made.await;
+        let unwanted = {
+            let mut shelf = self.lock();
+            let stock = shelf.entry(class).or_default();
+            stock.being_made -= 1;
+            match made {
+                Ok(vm) if !host.stopping.is_cancelled() => {
+                    stock.vms.push(vm);
+                    None
+                }
+                Ok(vm) => Some(vm),
+                Err(failure) => {
+                    tracing::warn!(%failure, "a VM could not be made ready");
+                    None
+                }
+            }
+        };
+        if let Some(vm) = unwanted {
+            vm.end(host).await;
+        }
+    }
+
+    /// Ends all of them.
+    pub async fn clear(&self, host: &Arc<Host>) {
+        let vms: Vec<Vm> = self.lock().values_mut().flat_map(|stock| stock.vms.drain(..)).collect();
+        for vm in vms {
+            vm.end(host).await;
+        }
+    }
+
+    /// How many are ready.
+    pub fn count(&self, class: &Class) -> usize {
+        self.lock().get(class).map_or(0, |stock| stock.vms.len())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Class, Stock>> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,208 @@
+//! What is known about a capsule across restarts of the agent: one file per capsule, replaced whole.
+
+use model::{CapsuleId, CapsuleStatus, EndReason, Lifetime};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// Name of the file in a capsule's directory.
+const FILE: &str = "record.json";
+
+/// What the guest is told about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User of calls that name none.
+    pub default_user: String,
+    /// Directory of calls that name none; empty = the user's home.
+    pub default_workdir: String,
+    /// Environment of every process.
+    pub envs: BTreeMap<String, String>,
+    /// Secret of the guest daemon.
+    pub access_token: String,
+}
+
+/// A size of VM of one template. Generations are made per class.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Class {
+    /// The template.
+    pub template: Uuid,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+}
+
+/// A stable point of a capsule's life. Only these are written: what happens between two of them is undone or
+/// repeated after a crash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Place {
+    /// In this VM.
+    Running {
+        /// Its id.
+        vm: Uuid,
+        /// Its network slot.
+        slot: u16,
+        /// The generation its memory is a private map of; none after a boot.
+        base: Option<Uuid>,
+    },
+    /// In this generation.
+    Paused {
+        /// Its id.
+        generation: Uuid,
+    },
+    /// Nowhere any more.
+    Lost,
+}
+
+/// A capsule on this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// `cl-…`.
+    pub id: CapsuleId,
+    /// Its size and template.
+    pub class: Class,
+    /// Root disk in MiB.
+    pub disk_size_mb: u32,
+    /// When it ends by itself.
+    pub lifetime: Lifetime,
+    /// What the guest is told.
+    pub identity: Identity,
+    /// Whether it may reach the outside world.
+    pub allow_internet: bool,
+    /// Unix time in milliseconds.
+    pub created_unix_ms: u64,
+    /// Versions it runs on.
+    pub versions: BTreeMap<String, String>,
+    /// Why it does not run.
+    pub reason: Option<EndReason>,
+    /// Where it is.
+    pub place: Place,
+}
+
+impl Record {
+    /// The status this place means.
+    pub fn status(&self) -> CapsuleStatus {
+        match self.place {
+            Place::Running { .. } => CapsuleStatus::Running,
+            Place::Paused { .. } => CapsuleStatus::Paused,
+            Place::Lost => CapsuleStatus::Error,
+        }
+    }
+}
+
+/// What [`Records::list`] found.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Every readable record.
+    pub records: Vec<Record>,
+    /// How many could not be read. What they name is unknown, so nothing may be cleaned up.
+    pub damaged: usize,
+}
+
+/// Where records are kept: `DIR/ID/record.json`.
+#[derive(Debug, Clone)]
+pub struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    /// Opens the directory, which is made if missing.
+    pub fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// Replaces the record of this capsule, durably.
+    pub fn save(&self, record: &Record) -> io::Result<()> {
+        let dir = self.dir.join(record.id.to_string());
+        fs::create_dir_all(&dir)?;
+        replace(&dir, FILE, &serde_json::to_vec_pretty(record)?)
+    }
+
+    /// Forgets a capsule. Forgetting an unknown one succeeds.
+    pub fn remove(&self, id: CapsuleId) -> io::Result<()> {
+        match fs::remove_dir_all(self.dir.join(id.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every record. One that cannot be read is counted and left alone.
+    pub fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path().join(FILE);
+            match fs::read(&path) {
+                Ok(bytes) => match serde_json::from_slice(&bytes) {
+                    Ok(record) => listing.records.push(record),
+                    Err(error) => {
+                        listing.damaged += 1;
+                        tracing::error!(path = %path.display(), %error, "capsule record is damaged");
+                    }
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(listing)
+    }
+}
+
+/// Writes `DIR/NAME` so that a crash leaves the old content or the new one: temporary file, fsync, rename, fsync
+/// of the directory.
+pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!(".{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(place: Place) -> Record {
+        Record {
+            id: CapsuleId::random(),
+            class: Class { template: Uuid::nil(), vcpus: 1, memory_mb: 512 },
+            disk_size_mb: 5_120,
+            lifetime: Lifetime::FOREVER,
+            identity: Identity::default(),
+            allow_internet: true,
+            created_unix_ms: 1,
+            versions: BTreeMap::new(),
+            reason: None,
+            place,
+        }
+    }
+
+    #[test]
+    fn records_survive_and_damaged_ones_are_left_alone() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let records = Records::open(dir.path().join("capsules"))?;
+        let running = record(Place::Running { vm: Uuid::from_u128(7), slot: 3, base: Some(Uuid::nil()) });
+        let mut paused = record(Place::Paused { generation: Uuid::from_u128(8) });
+        records.save(&running)?;
+        records.save(&paused)?;
+        paused.reason = Some(EndReason::Ttl);
+        records.save(&paused)?;
+        fs::create_dir_all(dir.path().join("capsules/broken"))?;
+        fs::write(dir.path().join("capsules/broken/record.json"), b"{\"id\":")?;
+        let Listing { records: mut listed, damaged } = records.list()?;
+        assert_eq!(damaged, 1);
+        listed.sort_by_key(|r| r.status() != CapsuleStatus::Running);
+        assert_eq!(listed, [running.clone(), paused]);
+        records.remove(running.id)?;
+        records.remove(running.id)?;
+        assert_eq!(records.list()?.records.len(), 1);
+        assert!(dir.path().join("capsules/broken/record.json").exists());
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! Between the wire's messages and our own types.
+
+use super::missing;
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::record::Class;
+use crate::shared::View;
+use connectrpc::ConnectError;
+use model::lifetime::AtEnd;
+use model::{CapsuleId, Lifetime, limits};
+use proto::hostagent::v1 as wire;
+use uuid::Uuid;
+
+/// A capsule's id. Checked here, so that nothing else than an id ever becomes part of a path.
+pub fn identifier(text: &str) -> Result<CapsuleId, Failure> {
+    text.parse().map_err(|error: model::ids::ParseIdError| Failure::Invalid(error.to_string()))
+}
+
+/// Where a call goes.
+pub fn target(field: Option<&wire::Target>) -> Result<wire::Target, ConnectError> {
+    field.cloned().ok_or_else(|| missing("target"))
+}
+
+/// The size class a request asks for.
+pub fn class(request: &wire::CreateSandboxRequest) -> Result<Class, Failure> {
+    let template = Uuid::parse_str(&request.template_id)
+        .map_err(|_| Failure::Invalid("template_id is not a UUID".to_owned()))?;
+    let within = |n: u32, min: u32, max: u32| (min..=max).contains(&n);
+    if !within(request.vcpus, 1, limits::VCPUS_MAX)
+        || !within(request.memory_mb, limits::MEMORY_MB_MIN, limits::MEMORY_MB_MAX)
+    {
+        return Err(Failure::Invalid("vcpus or memory_mb is out of range".to_owned()));
+    }
+    Ok(Class { template, vcpus: request.vcpus, memory_mb: request.memory_mb })
+}
+
+/// When a capsule ends by itself; absent = never.
+pub fn lifetime(field: Option<&wire::Lifetime>) -> Lifetime {
+    use wire::lifetime::Rule;
+    let Some(field) = field else { return Lifetime::FOREVER };
+    match field.rule {
+        Some(Rule::UntilUnixMs(unix_ms)) => {
+            let kill = field.action == wire::lifetime::Action::ACTION_KILL;
+            Lifetime::Until { unix_ms, at_end: if kill { AtEnd::Kill } else { AtEnd::Pause } }
+        }
+        Some(Rule::IdleS(s)) => Lifetime::Idle { ttl_s: u32::try_from(s).unwrap_or(limits::LIFETIME_S_MAX) },
+        None => Lifetime::FOREVER,
+    }
+}
+
+fn wire_lifetime(lifetime: Lifetime) -> wire::Lifetime {
+    use wire::lifetime::{Action, Rule};
+    let (rule, action) = match lifetime {
+        Lifetime::Idle { ttl_s } => (Rule::IdleS(u64::from(ttl_s)), Action::ACTION_PAUSE),
+        Lifetime::Until { unix_ms, at_end: AtEnd::Pause } => (Rule::UntilUnixMs(unix_ms), Action::ACTION_PAUSE),
+        Lifetime::Until { unix_ms, at_end: AtEnd::Kill } => (Rule::UntilUnixMs(unix_ms), Action::ACTION_KILL),
+    };
+    wire::Lifetime { rule: Some(rule), action: action.into(), ..Default::default() }
+}
+
+/// A capsule as the wire shows it.
+pub fn sandbox(host: &Host, view: &View, last_active_unix_ms: u64) -> wire::Sandbox {
+    let record = &view.record;
+    wire::Sandbox {
+        sandbox_id: record.id.to_string(),
+        status: view.status.to_string(),
+        template_id: record.class.template.to_string(),
+        vcpus: record.class.vcpus,
+        memory_mb: record.class.memory_mb,
+        disk_size_mb: record.disk_size_mb,
+        isolation: host.isolation().to_owned(),
+        created_unix_ms: record.created_unix_ms,
+        last_active_unix_ms,
+        lifetime: wire_lifetime(record.lifetime).into(),
+        versions: record.versions.clone().into_iter().collect(),
+        access_token: record.identity.access_token.clone(),
+        reason: record.reason.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// What this host is.
+pub fn host(host: &Host) -> wire::GetHostResponse {
+    let versions = host.versions();
+    let version = |key: &str| versions.get(key).cloned().unwrap_or_default();
+    let machine = host.capacity();
+    wire::GetHostResponse {
+        isolation: host.isolation().to_owned(),
+        agent_version: version("agent_version"),
+        vmm_version: version("vmm_version"),
+        kernel_version: version("kernel_version"),
+        arch: std::env::consts::ARCH.to_owned(),
+        cpu_cores: machine.cpu_cores,
+        memory_mb: machine.memory_mb,
+        disk_mb: machine.disk_mb,
+        templates: vec![Uuid::nil().to_string()],
+        ..Default::default()
+    }
+}

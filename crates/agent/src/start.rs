@@ -1,0 +1,260 @@
+//! Start and end of an agent.
+
+use crate::classes::Classes;
+use crate::events::Outbox;
+use crate::host::Host;
+use crate::options::{Layout, Options};
+use crate::proxy::Guests;
+use crate::ready::Ready;
+use crate::record::{Class, Records};
+use crate::registry::Registry;
+use crate::rpc::Service;
+use crate::{adopt, limits, tier};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::routing::any;
+use futures_util::{StreamExt, stream};
+use image::{Artifacts, Progress};
+use lifecycle::agent::Command;
+use memory::Shelf;
+use network::{Network, NetworkOptions};
+use proto::hostagent::v1::HostAgentServiceExt;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use vmm::{Tier, Vmm};
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("cannot use {path}: {source}")]
+    Directory {
+        /// Which part of it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No place for disks.
+    #[error(transparent)]
+    Pool(#[from] disk::OpenError),
+    /// Nothing to boot.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// No VMM.
+    #[error("no virtual machine monitor: {0}; install it with `apt-get install qemu-system-x86`")]
+    Vmm(#[from] vmm::qemu::ProbeError),
+    /// No network for guests.
+    #[error(transparent)]
+    Network(#[from] network::OpenError),
+    /// The template cannot be booted.
+    #[error("the template does not start: {0}")]
+    Template(String),
+}
+
+fn directory(path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Directory { path: path.to_owned(), source }
+}
+
+/// What [`prepare`] made ready.
+pub struct Prepared {
+    options: Options,
+    pool: disk::Pool,
+    artifacts: Artifacts,
+    vmm: Box<dyn Vmm>,
+    vmm_version: String,
+}
+
+/// Opens the pool, makes what guests boot from and finds the VMM. Slow the first time; `progress` tells.
+pub async fn prepare<P: Progress + Send + 'static>(options: Options, progress: P) -> Result<Prepared, StartError> {
+    let dir = options.dir.clone();
+    std::fs::create_dir_all(dir.join("run")).map_err(directory(&dir))?;
+    let (envd, source) = (options.envd.clone(), options.source.clone());
+    let work = move || -> Result<_, StartError> {
+        let pool = disk::Pool::open(&dir, &disk::PoolOptions::default())?;
+        let wanted = image::Options {
+            dir: pool.path().join("artifacts"),
+            envd,
+            source,
+            root_disk_mb: image::DEFAULT_ROOT_DISK_MB,
+        };
+        Ok((pool, image::prepare(&wanted, &progress)?))
+    };
+    let prepared = tokio::task::spawn_blocking(work).await;
+    let (pool, artifacts) = prepared.map_err(|error| directory(&options.dir)(io::Error::other(error)))??;
+    let (vmm, vmm_version) = tier::choose(options.vmm, &artifacts.kernel, &Layout(&options.dir).tier()).await?;
+    Ok(Prepared { options, pool, artifacts, vmm, vmm_version })
+}
+
+impl Prepared {
+    /// `firecracker`, `qemu-kvm` or `qemu-tcg`.
+    pub fn isolation(&self) -> String {
+        self.vmm.tier().to_string()
+    }
+}
+
+/// How an agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Every running capsule is saved first.
+    PauseAll,
+    /// Running capsules go on; the next agent finds them.
+    Leave,
+}
+
+/// A running agent.
+pub struct Agent {
+    host: Arc<Host>,
+    registry: Registry,
+    listener: listen::Handle,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// Finds the capsules of an earlier agent and serves on the socket `run/agent.sock`.
+    pub async fn start(prepared: Prepared) -> Result<Self, StartError> {
+        let socket = Layout(&prepared.options.dir).socket();
+        let callback = prepared.options.callback.clone();
+        let registry = Registry::default();
+        let host = open(prepared, &registry).await?;
+        if let Some(callback) = callback {
+            host.tasks.spawn(host.events.clone().deliver(callback, host.stopping.clone()));
+        }
+        let listener = serve(&host, &registry, &socket).map_err(directory(&socket))?;
+        Ok(Self { host, registry, listener, socket })
+    }
+
+    /// The socket it serves on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `firecracker`, `qemu-kvm` or `qemu-tcg`.
+    pub fn isolation(&self) -> String {
+        self.host.isolation()
+    }
+
+    /// Whether the default template has booted on this host before.
+    pub fn has_template(&self) -> bool {
+        self.host.classes.has(&default_class())
+    }
+
+    /// Boots the default template if it never was, and starts to keep VMs of it ready.
+    pub async fn make_template(&self) -> Result<(), StartError> {
+        let class = default_class();
+        let made = self.host.classes.generation(&self.host, &class).await;
+        made.map_err(|failure| StartError::Template(failure.to_string()))?;
+        self.host.ready.refill(&self.host, &class);
+        Ok(())
+    }
+
+    /// How many VMs of the default template are ready.
+    pub fn ready_vms(&self) -> usize {
+        self.host.ready.count(&default_class())
+    }
+
+    /// Capsules that run and that are paused.
+    pub fn census(&self) -> (usize, usize) {
+        let views: Vec<_> = self.registry.all().iter().map(|handle| handle.shared.view().status).collect();
+        let count = |wanted| views.iter().filter(|status| **status == wanted).count();
+        (count(model::CapsuleStatus::Running), count(model::CapsuleStatus::Paused))
+    }
+
+    /// Ends the agent.
+    pub async fn stop(self, how: Stop) {
+        self.host.stopping.cancel();
+        match how {
+            Stop::PauseAll => {
+                let pauses = self.registry.all().into_iter().map(|handle| async move {
+                    if let Err(failure) = handle.ask(Command::Pause, None, false).await {
+                        tracing::debug!(%failure, "not paused");
+                    }
+                });
+                stream::iter(pauses).buffer_unordered(limits::SHUTDOWN_PAUSES).collect::<()>().await;
+            }
+            Stop::Leave => {
+                for handle in self.registry.all() {
+                    handle.release().await;
+                }
+            }
+        }
+        self.listener.stop(Duration::from_secs(1)).await;
+        self.host.ready.clear(&self.host).await;
+        self.host.tasks.close();
+        self.host.tasks.wait().await;
+        self.host.network.clone().close().await;
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+fn default_class() -> Class {
+    Class {
+        template: model::TemplateId::MINIMAL.uuid(),
+        vcpus: model::limits::VCPUS_DEFAULT,
+        memory_mb: model::limits::MEMORY_MB_DEFAULT,
+    }
+}
+
+async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, StartError> {
+    let Prepared { options, pool, artifacts, vmm, vmm_version } = prepared;
+    let layout = Layout(&options.dir);
+    let instance = layout.instance().map_err(directory(&options.dir))?;
+    let runtime = layout.runtime(&instance);
+    std::fs::create_dir_all(&runtime).map_err(directory(&runtime))?;
+    let capsules = pool.path().join("capsules");
+    let records = Records::open(capsules.clone()).map_err(directory(&capsules))?;
+    let generations = pool.path().join("generations");
+    let shelf = Shelf::open(&generations).map_err(directory(&generations))?;
+    let vms = pool.path().join("vms");
+    std::fs::create_dir_all(&vms).map_err(directory(&vms))?;
+    let events = Outbox::open(layout.events()).map_err(directory(&options.dir))?;
+    let ready = Ready::new(options.ready_vms.unwrap_or(usize::from(vmm.tier() == Tier::QemuTcg)));
+
+    let listing = records.list().map_err(directory(&capsules))?;
+    adopt::end_unowned_vms(&listing, &vms, &runtime).await;
+    let slots = NetworkOptions { instance, wrenn_dir: options.dir.clone(), ready_slots: limits::READY_SLOTS, resolvers: network::Resolvers::Host };
+    let adoption = Network::open(slots).await?;
+    let kept = adopt::slots(&adoption, &listing.records).await;
+    let network = adoption.finish().await;
+    let host = Arc::new(Host {
+        program: options.program,
+        runtime,
+        artifacts,
+        pool,
+        network,
+        shelf,
+        records,
+        events,
+        vmm,
+        vmm_version,
+        classes: Classes::default(),
+        ready,
+        proxy: edge::Proxy::new(Guests(registry.clone()), edge::Hop::ToGuest),
+        tasks: TaskTracker::new(),
+        stopping: CancellationToken::new(),
+    });
+    adopt::capsules(&host, registry, listing, kept).await;
+    Ok(host)
+}
+
+fn serve(host: &Arc<Host>, registry: &Registry, socket: &Path) -> io::Result<listen::Handle> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let service = Arc::new(Service { host: host.clone(), registry: registry.clone() });
+    let rpc = service.register(connectrpc::Router::new()).into_axum_service();
+    let proxied = async |State(proxy): State<edge::Proxy<Guests>>, request: Request| proxy.serve(request).await;
+    let router = Router::new()
+        .route(&format!("{}{{*rest}}", hostlink::PROXY_PREFIX), any(proxied))
+        .with_state(host.proxy.clone())
+        .fallback_service(rpc);
+    Ok(listen::Listener::serve(listener, router, listen::Limits::default()))
+}

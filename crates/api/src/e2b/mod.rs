@@ -1,0 +1,14 @@
+//! E2B's REST API, on the same port. Its clients parse strictly: success statuses are exact, every error has a body.
+
+mod create;
+mod lifetime;
+mod list;
+mod sandbox;
+mod shapes;
+
+use crate::state::ApiState;
+use axum::Router;
+
+pub(crate) fn routes() -> Router<ApiState> {
+    Router::new().merge(create::routes()).merge(list::routes()).merge(sandbox::routes()).merge(lifetime::routes())
+}

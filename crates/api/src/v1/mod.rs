@@ -1,0 +1,24 @@
+//! Wrenn's REST API, one file per resource.
+
+mod capsules;
+mod exec;
+mod files;
+mod health;
+mod hosts;
+mod multipart;
+mod processes;
+
+pub(crate) use capsules::end;
+
+use crate::state::ApiState;
+use axum::Router;
+
+pub(crate) fn routes() -> Router<ApiState> {
+    Router::new()
+        .merge(health::routes())
+        .merge(capsules::routes())
+        .merge(exec::routes())
+        .merge(processes::routes())
+        .merge(files::routes())
+        .merge(hosts::routes())
+}

@@ -1,0 +1,61 @@
+//! A capsule's life.
+
+use crate::error::Error;
+use crate::http::Client;
+use crate::limits;
+use model::CapsuleId;
+use model::rest::{Capsule, CreateCapsule};
+use reqwest::Method;
+use std::time::{Duration, Instant};
+
+impl Client {
+    /// Asks for a capsule. It is `starting` in the answer; [`Client::settled`] waits for what becomes of it.
+    pub async fn create(&self, capsule: &CreateCapsule) -> Result<Capsule, Error> {
+        self.fetch(self.request(Method::POST, &["capsules"]).json(capsule)).await
+    }
+
+    /// One capsule, ended ones included.
+    pub async fn get(&self, id: CapsuleId) -> Result<Capsule, Error> {
+        self.fetch(self.request(Method::GET, &["capsules", &id.to_string()])).await
+    }
+
+    /// Those of the team that have not ended, newest first.
+    pub async fn list(&self) -> Result<Vec<Capsule>, Error> {
+        self.fetch(self.request(Method::GET, &["capsules"])).await
+    }
+
+    /// Saves it with its memory. The answer may still say `pausing`.
+    pub async fn pause(&self, id: CapsuleId) -> Result<Capsule, Error> {
+        self.fetch(self.request(Method::POST, &["capsules", &id.to_string(), "pause"])).await
+    }
+
+    /// Brings it back. The answer may still say `resuming`. `discard_memory` boots from its disk instead.
+    pub async fn resume(&self, id: CapsuleId, discard_memory: bool) -> Result<Capsule, Error> {
+        let query: &[(&str, &str)] = if discard_memory { &[("memory", "discard")] } else { &[] };
+        self.fetch(self.request_with(Method::POST, &["capsules", &id.to_string(), "resume"], query)).await
+    }
+
+    /// Counts as activity, so that the capsule is not paused.
+    pub async fn ping(&self, id: CapsuleId) -> Result<(), Error> {
+        self.send(self.request(Method::POST, &["capsules", &id.to_string(), "ping"])).await.map(drop)
+    }
+
+    /// Ends it for good. Answers as soon as that is under way.
+    pub async fn destroy(&self, id: CapsuleId) -> Result<(), Error> {
+        self.send(self.request(Method::DELETE, &["capsules", &id.to_string()])).await.map(drop)
+    }
+
+    /// The capsule once no operation is under way on it, or as it is when `limit` is over.
+    pub async fn settled(&self, id: CapsuleId, limit: Duration) -> Result<Capsule, Error> {
+        let end = Instant::now() + limit;
+        let mut pause = limits::POLL_MIN;
+        loop {
+            let capsule = self.get(id).await?;
+            if !capsule.status.is_transient() || Instant::now() >= end {
+                return Ok(capsule);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(limits::POLL_MAX);
+        }
+    }
+}

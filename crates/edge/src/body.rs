@@ -1,0 +1,78 @@
+//! Answers that end when their capsule does.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// What a request holds until its last byte.
+pub(crate) struct Hold {
+    /// Fires when the capsule is reset.
+    pub(crate) reset: CancellationToken,
+    /// The client's connection; none when served by something else than [`listen`].
+    pub(crate) client: Option<listen::Reset>,
+    pub(crate) _permit: OwnedSemaphorePermit,
+    pub(crate) _lease: Box<dyn Any + Send>,
+}
+
+impl Hold {
+    /// An answer that has begun and cannot be finished: only a reset tells every client that it was cut off.
+    pub(crate) fn cut(&self) {
+        if let Some(client) = &self.client {
+            client.reset();
+        }
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hold")
+    }
+}
+
+/// An answer's body with what it holds.
+struct Held {
+    body: Body,
+    hold: Hold,
+    reset: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The body, holding `hold` until it ends.
+pub(crate) fn held(body: Body, hold: Hold) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let reset = Box::pin(hold.reset.clone().cancelled_owned());
+    Body::new(Held { body, hold, reset })
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.reset.as_mut().poll(cx).is_ready() {
+            self.hold.cut();
+            return Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::ConnectionReset)))));
+        }
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Err(_))) = &frame {
+            self.hold.cut();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,76 @@
+//! Every bound of the daemon, in one place.
+
+use std::time::Duration;
+
+/// Bytes read from a pipe at once, hence the largest data event.
+pub const PIPE_CHUNK: usize = 32 * 1024;
+/// Bytes read from a terminal at once.
+pub const TERMINAL_CHUNK: usize = 16 * 1024;
+/// Data events queued per subscriber; a full queue slows the process down.
+pub const SUBSCRIBER_QUEUE: usize = 8;
+/// Live processes started through the daemon.
+pub const PROCESSES: usize = 4096;
+/// Ended processes remembered for late subscribers.
+pub const RETAINED_EXITS: usize = 1024;
+/// How long an ended process is remembered.
+pub const RETENTION: Duration = Duration::from_secs(30);
+/// Silence of an output some other process still holds open, after which the process's end is reported.
+pub const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// The same after a kill, when nobody expects more.
+pub const KILLED_OUTPUT_GRACE: Duration = Duration::from_millis(50);
+
+/// Silence on a stream after which a keep-alive message is sent, unless the client asks for another.
+pub const KEEPALIVE: Duration = Duration::from_secs(90);
+/// Shortest keep-alive interval a client may ask for.
+pub const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+
+/// Largest RPC message.
+pub const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Largest body of a control request (`/init`).
+pub const CONTROL_BYTES: usize = 1024 * 1024;
+
+/// Files up to this size are read whole before the answer begins, so that its length is known.
+pub const WHOLE_FILE: usize = 64 * 1024;
+/// Bytes read from a file at once.
+pub const READ_CHUNK: usize = 256 * 1024;
+/// Bytes collected before an upload is written.
+pub const WRITE_CHUNK: usize = 1024 * 1024;
+/// Compressed bytes inflated at once: bounds the memory of a body that expands a thousandfold.
+pub const INFLATE_STEP: usize = 4 * 1024;
+/// Files in one upload.
+pub const UPLOAD_FILES: usize = 4096;
+/// Longest metadata key in bytes; with the prefix `user.e2b.` it makes the kernel's 255 (xattr(7)).
+pub const METADATA_KEY: usize = 246;
+/// All metadata of a file together, in bytes.
+pub const METADATA_BYTES: usize = 4096;
+
+/// Deepest directory listing.
+pub const LIST_DEPTH: u32 = 1000;
+/// Entries in one listing.
+pub const LIST_ENTRIES: usize = 200_000;
+/// Watchers of the polling kind.
+pub const WATCHERS: usize = 1024;
+/// Events stored per watcher.
+pub const WATCHER_EVENTS: usize = 65_536;
+/// Directories one recursive watch may cover.
+pub const WATCHED_DIRECTORIES: usize = 65_536;
+/// A watcher nobody asked for so long is forgotten.
+pub const WATCHER_IDLE: Duration = Duration::from_mins(10);
+
+/// Period at which servers in the guest are looked for.
+pub const PORT_SCAN: Duration = Duration::from_millis(500);
+/// Ports forwarded at once.
+pub const FORWARDED_PORTS: usize = 512;
+/// Connections through all forwarded ports together.
+pub const FORWARDED_CONNECTIONS: usize = 1024;
+
+/// How long user processes stay frozen when no `/init` follows `/snapshot/prepare`.
+pub const FREEZE: Duration = Duration::from_secs(10);
+/// How long `/snapshot/prepare` waits for the kernel to have frozen everything.
+pub const FREEZING: Duration = Duration::from_millis(500);
+/// Clock differences `/init` leaves alone: behind, ahead.
+pub const CLOCK_SLACK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Longest wait for running answers when the daemon is told to stop.
+pub const STOP_GRACE: Duration = Duration::from_secs(1);
+/// Idle connections; longer than the host's 620 s, so that the host closes first.
+pub const IDLE: Duration = Duration::from_secs(640);

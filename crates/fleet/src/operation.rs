@@ -1,0 +1,186 @@
+//! Carrying an operation through at the agent until it is known to have worked or failed.
+//!
+//! The agent's calls may be repeated, so whatever leaves the outcome open (no connection, no answer in time) is
+//! tried again until the operation's deadline; only an answer that says no counts as a failure.
+
+use crate::Fleet;
+use crate::convert;
+use chrono::Utc;
+use connectrpc::client::CallOptions;
+use connectrpc::{ConnectError, ErrorCode};
+use hostlink::AgentLink;
+use lifecycle::server::{Event, Failure, Operation};
+use model::{Capsule, EndReason};
+use proto::hostagent::v1 as wire;
+use std::time::Duration;
+use store::{Change, Pending, StoreError, Task};
+
+/// Limit of one create or resume: a first boot on a slow machine.
+const START_CALL: Duration = Duration::from_secs(300);
+/// Limit of one pause: a large memory on a slow disk.
+const PAUSE_CALL: Duration = Duration::from_secs(300);
+/// Limit of one destroy.
+const DESTROY_CALL: Duration = Duration::from_secs(60);
+/// Limit of the question whether a capsule is alive.
+const PING_CALL: Duration = Duration::from_secs(10);
+/// Pause before the second try; doubled for each further one.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// Longest pause between tries.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How a try went.
+enum Tried {
+    /// The outcome is known.
+    Known(Event, Change),
+    /// It is not.
+    Open(ConnectError),
+}
+
+impl Fleet {
+    /// Carries an operation out in the background. It ends when the operation does, or loses its race, or the
+    /// server stops; then its row remains and the next server goes on.
+    pub(crate) fn carry_out(&self, pending: Pending) {
+        let fleet = self.clone();
+        self.spawn(async move {
+            while let Err(error) = fleet.carry_through(&pending).await {
+                tracing::error!(capsule = %pending.capsule, %error, "an operation is held up by the database");
+                if !fleet.back_off(u32::MAX).await {
+                    break;
+                }
+            }
+        });
+    }
+
+    async fn carry_through(&self, pending: &Pending) -> Result<(), StoreError> {
+        let mut attempt = pending.attempt;
+        loop {
+            let Some(capsule) = self.store().capsule(pending.capsule).await? else { return Ok(()) };
+            if capsule.revision != pending.revision {
+                return Ok(());
+            }
+            let overdue = pending.deadline.is_some_and(|deadline| deadline <= Utc::now());
+            let (event, change) = if overdue {
+                (Event::OutOfTime(pending.task.operation()), Change::default())
+            } else {
+                match self.try_once(&capsule, pending.task).await {
+                    Tried::Known(event, change) => (event, change),
+                    Tried::Open(error) => {
+                        tracing::warn!(capsule = %capsule.id, task = ?pending.task, attempt, %error, "trying again");
+                        if !self.store().operation_failed_once(pending.id).await? || !self.back_off(attempt).await {
+                            return Ok(());
+                        }
+                        attempt = attempt.saturating_add(1);
+                        continue;
+                    }
+                }
+            };
+            self.apply(&capsule, &event, None, change).await?;
+            return Ok(());
+        }
+    }
+
+    /// False when the server stops.
+    async fn back_off(&self, attempt: u32) -> bool {
+        let pause = BACKOFF_MIN.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = self.stopping().cancelled() => false,
+        }
+    }
+
+    async fn try_once(&self, capsule: &Capsule, task: Task) -> Tried {
+        let link = match self.link(capsule.host) {
+            Ok(link) => link,
+            Err(error) => return Tried::Open(ConnectError::unavailable(error.message)),
+        };
+        match task {
+            Task::Create => create(&link, capsule).await,
+            Task::Pause => pause(&link, capsule).await,
+            Task::Resume { discard_memory } => resume(&link, capsule, discard_memory).await,
+            Task::Destroy => destroy(&link, capsule).await,
+        }
+    }
+
+    /// Removes what the host may still have of a capsule that has ended. What is missed here is found by the next
+    /// comparison with the host's list.
+    pub(crate) fn clean(&self, capsule: Capsule) {
+        let fleet = self.clone();
+        self.spawn(async move {
+            let Ok(link) = fleet.link(capsule.host) else { return };
+            if let Tried::Open(error) = destroy(&link, &capsule).await {
+                tracing::warn!(capsule = %capsule.id, %error, "cannot remove what is left of a capsule");
+            }
+        });
+    }
+}
+
+async fn create(link: &AgentLink, capsule: &Capsule) -> Tried {
+    let answer = link.rpc().create_sandbox_with_options(convert::create_request(capsule), within(START_CALL)).await;
+    match answer {
+        Ok(answer) => done(Operation::Create, answer.into_owned().sandbox.into_option()),
+        Err(error) if is_open(&error) => Tried::Open(error),
+        Err(error) => failed(Operation::Create, start_failed(&error), false),
+    }
+}
+
+async fn resume(link: &AgentLink, capsule: &Capsule, discard_memory: bool) -> Tried {
+    let request = wire::ResumeSandboxRequest {
+        sandbox_id: capsule.id.to_string(),
+        lifetime: Some(convert::lifetime(capsule.lifetime)).into(),
+        discard_memory,
+        ..Default::default()
+    };
+    match link.rpc().resume_sandbox_with_options(request, within(START_CALL)).await {
+        Ok(answer) => done(Operation::Resume, answer.into_owned().sandbox.into_option()),
+        Err(error) if is_open(&error) => Tried::Open(error),
+        Err(error) => failed(Operation::Resume, start_failed(&error), false),
+    }
+}
+
+async fn pause(link: &AgentLink, capsule: &Capsule) -> Tried {
+    let request = wire::PauseSandboxRequest { sandbox_id: capsule.id.to_string(), ..Default::default() };
+    let error = match link.rpc().pause_sandbox_with_options(request, within(PAUSE_CALL)).await {
+        Ok(_) => return done(Operation::Pause, None),
+        Err(error) if is_open(&error) => return Tried::Open(error),
+        Err(error) => error,
+    };
+    tracing::warn!(capsule = %capsule.id, %error, "pause failed");
+    let request = wire::PingSandboxRequest { sandbox_id: capsule.id.to_string(), ..Default::default() };
+    match link.rpc().ping_sandbox_with_options(request, within(PING_CALL)).await {
+        Ok(_) => failed(Operation::Pause, EndReason::VmCrash, true),
+        Err(error) if is_open(&error) => Tried::Open(error),
+        Err(_) => failed(Operation::Pause, EndReason::VmCrash, false),
+    }
+}
+
+/// Every answer but "gone" leaves it open: a capsule counts as stopped when its host confirms it, not before.
+async fn destroy(link: &AgentLink, capsule: &Capsule) -> Tried {
+    let request = wire::DestroySandboxRequest { sandbox_id: capsule.id.to_string(), ..Default::default() };
+    match link.rpc().destroy_sandbox_with_options(request, within(DESTROY_CALL)).await {
+        Ok(_) => done(Operation::Destroy, None),
+        Err(error) if error.code == ErrorCode::NotFound => done(Operation::Destroy, None),
+        Err(error) => Tried::Open(error),
+    }
+}
+
+fn within(limit: Duration) -> CallOptions {
+    CallOptions::default().with_timeout(limit)
+}
+
+/// Whether it says nothing about what the agent did or will do.
+fn is_open(error: &ConnectError) -> bool {
+    matches!(error.code, ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::Canceled)
+}
+
+fn done(operation: Operation, sandbox: Option<wire::Sandbox>) -> Tried {
+    let facts = sandbox.map(convert::facts);
+    Tried::Known(Event::Done(operation), Change { facts, ..Change::default() })
+}
+
+fn failed(operation: Operation, reason: EndReason, alive: bool) -> Tried {
+    Tried::Known(Event::Failed(operation, Failure { reason, alive }), Change::default())
+}
+
+fn start_failed(error: &ConnectError) -> EndReason {
+    EndReason::StartFailed(convert::cut(&hostlink::error(error).message))
+}

@@ -1,0 +1,186 @@
+//! The agent's side: starting keepers, finding them again, learning how they ended.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use sys::readiness::watch;
+use sys::spawn::{Process, Spawn, Stream};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::unix::pipe::Receiver;
+
+use crate::limits;
+use crate::records::{self, Cause, EXIT, End, ExitRecord, KeeperSpec, LOG, RUNNING, Running, SPEC};
+
+/// Why there is no keeper.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The machine's directory, or the program, cannot be used.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The keeper ended before its VMM ran.
+    #[error("the VMM did not start: {0}")]
+    NotStarted(String),
+    /// It neither reported nor ended in time.
+    #[error("the keeper did not report within {} s", .0.as_secs())]
+    TimedOut(Duration),
+}
+
+/// Why a keeper's end is not known.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot wait for the keeper in {dir}: {source}")]
+pub struct WaitError {
+    /// The machine's directory.
+    pub dir: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// A keeper that runs, or did when this was made. Dropping it changes nothing for the keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    dir: PathBuf,
+    running: Running,
+    pidfd: AsyncFd<OwnedFd>,
+    /// When it is a child of ours, which has to be reaped.
+    child: Mutex<Option<Process>>,
+}
+
+fn failed(action: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
+    move |source| LaunchError::Io { action, source }
+}
+
+/// Starts a keeper, `program keeper SPEC`, in a session of its own, and returns once its VMM runs. What an earlier one
+/// left in the directory is removed first.
+pub async fn launch(program: &Path, spec: &KeeperSpec) -> Result<Keeper, LaunchError> {
+    records::clear(&spec.dir).map_err(failed("clear the machine's directory"))?;
+    records::write(&spec.dir, SPEC, spec).map_err(failed("write spec.json"))?;
+    let log = std::fs::File::create(spec.dir.join(LOG)).map_err(failed("create keeper.log"))?;
+    let mut process = Spawn::new(program)
+        .arg("keeper")
+        .arg(spec.dir.join(SPEC))
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .stdout(Stream::Pipe)
+        .stderr(Stream::Fd(log.into()))
+        .new_session()
+        .spawn()
+        .map_err(failed("start the keeper"))?;
+    let started = match tokio::time::timeout(limits::LAUNCH, report(&mut process)).await {
+        Ok(report) => report.map_err(failed("hear from the keeper")),
+        Err(_) => Err(LaunchError::TimedOut(limits::LAUNCH)),
+    };
+    if !matches!(started, Ok(true)) {
+        // Its death takes the VMM with it, should there be one.
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+    match started {
+        Ok(true) => {}
+        Ok(false) => return Err(LaunchError::NotStarted(why_not(&spec.dir))),
+        Err(error) => return Err(error),
+    }
+    // Opened while it is an unreaped child: the pid is certainly its.
+    let pidfd = process.pidfd().and_then(|fd| watch(fd, Interest::READABLE)).map_err(failed("watch the keeper"))?;
+    let running = records::read(&spec.dir, RUNNING)
+        .and_then(|running| running.ok_or(io::ErrorKind::NotFound.into()))
+        .map_err(failed("read keeper.json"))?;
+    Ok(Keeper { dir: spec.dir.clone(), running, pidfd, child: Mutex::new(Some(process)) })
+}
+
+/// Whether the keeper said that its VMM runs, rather than ended.
+async fn report(process: &mut Process) -> io::Result<bool> {
+    let stdout: OwnedFd = process.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?.into();
+    Ok(Receiver::from_owned_fd(stdout)?.read(&mut [0; 1]).await? == 1)
+}
+
+fn why_not(dir: &Path) -> String {
+    match records::read::<ExitRecord>(dir, EXIT) {
+        Ok(Some(record)) => record.errors_tail,
+        _ => format!("the keeper ended without a word; see {}", dir.join(LOG).display()),
+    }
+}
+
+/// Finds the keeper of the machine in `dir` again; none if it does not run any more (see [`ExitRecord::of`] then).
+pub fn attach(dir: &Path) -> io::Result<Option<Keeper>> {
+    let Some(running) = records::read::<Running>(dir, RUNNING)? else { return Ok(None) };
+    let Some(pid) = Pid::from_raw(running.keeper_pid.cast_signed()) else { return Ok(None) };
+    let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        Ok(pidfd) => watch(pidfd, Interest::READABLE)?,
+        Err(Errno::SRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // Compared after opening: from then on the descriptor stands for one process, whatever becomes of the number.
+    let same = records::start_time(running.keeper_pid) == Some(running.keeper_start);
+    Ok(same.then(|| Keeper { dir: dir.to_owned(), running, pidfd, child: Mutex::new(None) }))
+}
+
+impl ExitRecord {
+    /// How the VMM in `dir` ended, if it was seen to.
+    pub fn of(dir: &Path) -> io::Result<Option<Self>> {
+        records::read(dir, EXIT)
+    }
+}
+
+impl Keeper {
+    /// The machine's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its processes.
+    pub fn running(&self) -> Running {
+        self.running
+    }
+
+    /// The VMM's process, whose memory is the guest's.
+    pub fn vmm_pid(&self) -> u32 {
+        self.running.vmm_pid
+    }
+
+    /// Waits for the VMM's end, and for the keeper's with it. Somebody has to wait for a keeper this process launched,
+    /// or a zombie stays.
+    pub async fn wait_exit(&self) -> Result<ExitRecord, WaitError> {
+        let error = |source| WaitError { dir: self.dir.clone(), source };
+        // Never cleared: a pidfd stays readable once the process ended.
+        let _ready = self.pidfd.readable().await.map_err(error)?;
+        if let Some(child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            // Reaping twice is no harm: the result is kept.
+            child.try_wait().map_err(error)?;
+        }
+        let record = ExitRecord::of(&self.dir).map_err(error)?;
+        Ok(record.unwrap_or_else(|| ExitRecord::new(End::Unknown, Cause::KeeperLost, String::new(), String::new())))
+    }
+
+    /// Ends the VMM without asking the guest, and the keeper with it. Done when both are gone.
+    pub async fn kill(&self) -> Result<ExitRecord, WaitError> {
+        self.request_end()?;
+        if let Ok(exit) = tokio::time::timeout(limits::KILL, self.wait_exit()).await {
+            return exit;
+        }
+        tracing::warn!(dir = %self.dir.display(), "the keeper does not end; killing it");
+        self.signal(Signal::KILL)?;
+        self.wait_exit().await
+    }
+
+    /// Asks the keeper to end the VMM and itself; does not wait.
+    pub fn request_end(&self) -> Result<(), WaitError> {
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), WaitError> {
+        match pidfd_send_signal(self.pidfd.get_ref().as_fd(), signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(WaitError { dir: self.dir.clone(), source: error.into() }),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The keeper: a small process that is the parent of one VMM and outlives the agent.
+//!
+//! Knows: how to start a VMM in its network namespace and groups, its console (drained always, the last 256 KiB kept
+//! and served), how it ended and why, and how a restarted agent finds both processes again.
+//! Must never know: capsules, RPC, what the VMM is told to do on its control socket.
+//!
+//! The directory of a machine holds `spec.json` (what to run), `keeper.json` (who runs), `console.sock` and, once the VMM
+//! ended, `exit.json`. If the keeper dies, the kernel kills the VMM: nobody would drain its console or see its end.
+
+pub mod cgroup;
+mod console;
+mod handle;
+pub mod limits;
+mod records;
+mod run;
+
+pub use console::{Console, ConsoleHead, console};
+pub use handle::{Keeper, LaunchError, WaitError, attach, launch};
+pub use records::{Cause, End, ExitRecord, KeeperSpec, Running, User};
+pub use run::{RunError, run};

@@ -1,0 +1,224 @@
+//! The keeper's own process.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use sys::readiness::watch;
+use sys::spawn::{Credentials, Exit, Process, Spawn, Stream};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::UnixListener;
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cgroup;
+use crate::console::{Hub, Ring};
+use crate::limits;
+use crate::records::{self, CONSOLE, Cause, EXIT, End, ExitRecord, KeeperSpec, RUNNING, Running};
+
+/// Why a keeper could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No spec, or none of ours.
+    #[error("cannot read {path}: {source}")]
+    Spec {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A namespace or group does not exist, or the VMM cannot be executed.
+    #[error("cannot start the VMM: {0}")]
+    Start(io::Error),
+    /// The machine's directory or this process's own descriptors fail.
+    #[error("cannot {action}: {source}")]
+    Own {
+        /// What was to be done.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn own(action: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Own { action, source }
+}
+
+/// Runs the VMM described by the [`KeeperSpec`] at `spec_path` to its end. Blocks; the body of `wrenn keeper SPEC`.
+///
+/// Writes one byte to standard output once the VMM runs and `keeper.json` and `console.sock` are there.
+pub fn run(spec_path: &Path) -> Result<(), RunError> {
+    let spec = read_spec(spec_path)?;
+    // So that the socket's path is short, and nothing keeps the caller's directory busy.
+    std::env::set_current_dir(&spec.dir).map_err(own("enter the machine's directory"))?;
+    // One thread: the VMM's death signal is tied to the thread that started it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let record = match runtime.map_err(own("start"))?.block_on(keep(&spec)) {
+        Ok(record) => record,
+        Err(error) => {
+            let record = ExitRecord::new(End::NotStarted, Cause::StartFailed, String::new(), error.to_string());
+            records::write(&spec.dir, EXIT, &record).map_err(own("write exit.json"))?;
+            return Err(error);
+        }
+    };
+    records::write(&spec.dir, EXIT, &record).map_err(own("write exit.json"))
+}
+
+fn read_spec(path: &Path) -> Result<KeeperSpec, RunError> {
+    let error = |source| RunError::Spec { path: path.to_owned(), source };
+    let (dir, name) =
+        (path.parent().unwrap_or(Path::new(".")), path.file_name().and_then(|name| name.to_str()).unwrap_or_default());
+    records::read(dir, name).map_err(error)?.ok_or_else(|| error(io::ErrorKind::NotFound.into()))
+}
+
+async fn keep(spec: &KeeperSpec) -> Result<ExitRecord, RunError> {
+    let listener = UnixListener::bind(CONSOLE).map_err(own("make console.sock"))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(own("watch signals"))?;
+    let oom_kills_before = cgroup::oom_kills(&spec.cgroups);
+    let process = start(spec).map_err(RunError::Start)?;
+    let (mut child, mut output) = split(process).map_err(own("watch the VMM"))?;
+    let running = child.running();
+    records::write(&spec.dir, RUNNING, &running).map_err(own("write keeper.json"))?;
+    // The agent may be gone already; the VMM is kept all the same.
+    let _ = io::stdout().write_all(b"!").and_then(|()| io::stdout().flush());
+
+    let mut requested = false;
+    let exit = loop {
+        tokio::select! {
+            exit = child.ended() => break exit.map_err(own("wait for the VMM"))?,
+            () = output.drain() => {}
+            client = listener.accept() => if let Ok((stream, _)) = client { output.console.serve(stream, running) },
+            _ = terminate.recv() => {
+                requested = true;
+                child.process.kill().map_err(own("kill the VMM"))?;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(limits::DRAIN, output.drain_all()).await;
+    let oom = cgroup::oom_kills(&spec.cgroups) > oom_kills_before;
+    let console_tail = output.console.ring.tail(limits::TAIL_BYTES);
+    let errors_tail = output.errors.tail(limits::TAIL_BYTES);
+    let _ = tokio::time::timeout(limits::DRAIN, output.console.close()).await;
+    Ok(ExitRecord::new(exit.into(), cause(exit, requested, oom), console_tail, errors_tail))
+}
+
+fn cause(exit: Exit, requested: bool, oom: bool) -> Cause {
+    match exit {
+        _ if requested => Cause::Requested,
+        Exit::Code(0) => Cause::Finished,
+        Exit::Signal(signal) if signal == Signal::KILL.as_raw() && oom => Cause::HostOom,
+        _ => Cause::Crashed,
+    }
+}
+
+fn start(spec: &KeeperSpec) -> io::Result<Process> {
+    let mut spawn = Spawn::new(&spec.command.program)
+        .args(&spec.command.args)
+        .cwd(&spec.command.cwd)
+        // Nothing else of the environment: it may hold the agent's secrets.
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .stdout(Stream::Pipe)
+        .stderr(Stream::Pipe)
+        .death_signal(Signal::KILL.as_raw())
+        .oom_score_adj(spec.oom_score_adj)
+        .no_new_privileges();
+    if let Some(path) = &spec.network_namespace {
+        spawn = spawn.enter_namespace(File::open(path)?.into());
+    }
+    for dir in &spec.cgroups {
+        spawn = spawn.join_cgroup(OpenOptions::new().write(true).open(dir.join(cgroup::PROCS))?.into());
+    }
+    if let Some(user) = &spec.user {
+        let credentials = Credentials { uid: user.uid, gid: user.gid, groups: user.groups.clone() };
+        spawn = spawn.credentials(credentials);
+    }
+    spawn.spawn()
+}
+
+/// A VMM's process.
+struct Child {
+    process: Process,
+    end: AsyncFd<OwnedFd>,
+}
+
+/// What a VMM says.
+struct Output {
+    stdout: Pipe,
+    stderr: Pipe,
+    console: Hub,
+    errors: Ring,
+}
+
+/// One stream of it.
+struct Pipe {
+    /// Until it ends.
+    stream: Option<Receiver>,
+    buffer: Box<[u8]>,
+}
+
+fn split(mut process: Process) -> io::Result<(Child, Output)> {
+    let stdout = process.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?;
+    let stderr = process.take_stderr().ok_or(io::ErrorKind::BrokenPipe)?;
+    let output = Output {
+        stdout: Pipe::new(stdout.into())?,
+        stderr: Pipe::new(stderr.into())?,
+        console: Hub::new(),
+        errors: Ring::new(limits::ERRORS_BYTES),
+    };
+    Ok((Child { end: watch(process.pidfd()?, Interest::READABLE)?, process }, output))
+}
+
+impl Child {
+    fn running(&self) -> Running {
+        let (keeper_pid, vmm_pid) = (std::process::id(), self.process.pid());
+        let start = |pid| records::start_time(pid).unwrap_or(0);
+        Running { keeper_pid, keeper_start: start(keeper_pid), vmm_pid, vmm_start: start(vmm_pid) }
+    }
+
+    async fn ended(&mut self) -> io::Result<Exit> {
+        loop {
+            let mut ready = self.end.readable().await?;
+            if let Some(exit) = self.process.try_wait()? {
+                return Ok(exit);
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+impl Output {
+    /// Takes one piece of output; waits for ever once both streams have ended.
+    async fn drain(&mut self) {
+        tokio::select! {
+            chunk = self.stdout.next() => self.console.push(chunk),
+            chunk = self.stderr.next() => self.errors.push(chunk),
+        }
+    }
+
+    async fn drain_all(&mut self) {
+        while self.stdout.stream.is_some() || self.stderr.stream.is_some() {
+            self.drain().await;
+        }
+    }
+}
+
+impl Pipe {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { stream: Some(Receiver::from_owned_fd(fd)?), buffer: vec![0; limits::READ_BYTES].into() })
+    }
+
+    /// The next piece, empty at the end; after that there is nothing to wait for.
+    async fn next(&mut self) -> &[u8] {
+        let Some(stream) = &mut self.stream else { return std::future::pending().await };
+        match stream.read(&mut self.buffer).await {
+            Ok(count) if count > 0 => self.buffer.get(..count).unwrap_or_default(),
+            _ => {
+                self.stream = None;
+                &[]
+            }
+        }
+    }
+}

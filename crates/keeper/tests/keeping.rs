@@ -1,0 +1,157 @@
+//! What a keeper does for its VMM, with small programs in the VMM's place.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use keeper::{Cause, End, ExitRecord, KeeperSpec, LaunchError};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_wrenn-keeper"))
+}
+
+fn spec(dir: &Path, script: &str) -> KeeperSpec {
+    let command =
+        vmm::Command { program: "/bin/sh".into(), args: vec!["-c".to_owned(), script.to_owned()], cwd: dir.to_owned() };
+    KeeperSpec {
+        dir: dir.to_owned(),
+        command,
+        network_namespace: None,
+        cgroups: Vec::new(),
+        user: None,
+        oom_score_adj: 0,
+    }
+}
+
+#[tokio::test]
+async fn ends_are_recorded_with_their_cause() -> Result {
+    let dir = tempfile::tempdir()?;
+    for (script, end, cause) in [
+        ("echo bye; echo oops >&2", End::Code(0), Cause::Finished),
+        ("echo bye; echo oops >&2; exit 3", End::Code(3), Cause::Crashed),
+        ("echo bye; echo oops >&2; kill -SEGV $$", End::Signal(11), Cause::Crashed),
+    ] {
+        let keeper = keeper::launch(program(), &spec(dir.path(), script)).await?;
+        let exit = keeper.wait_exit().await?;
+        assert_eq!((exit.end, exit.cause), (end, cause));
+        assert_eq!((exit.console_tail.as_str(), exit.errors_tail.as_str()), ("bye\n", "oops\n"));
+        assert_eq!(ExitRecord::of(dir.path())?, Some(exit));
+        assert!(keeper::attach(dir.path())?.is_none());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_run_is_reported() -> Result {
+    let dir = tempfile::tempdir()?;
+    let mut missing = spec(dir.path(), "");
+    missing.command.program = "/no/such/vmm".into();
+    let Err(LaunchError::NotStarted(why)) = keeper::launch(program(), &missing).await else {
+        return Err("it started".into());
+    };
+    assert!(why.contains("No such file"), "{why}");
+    assert_eq!(ExitRecord::of(dir.path())?.map(|exit| exit.cause), Some(Cause::StartFailed));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restarted_agent_finds_the_keeper_and_ends_it() -> Result {
+    let dir = tempfile::tempdir()?;
+    let first = keeper::launch(program(), &spec(dir.path(), "echo up; exec sleep 1000")).await?;
+    let found = keeper::attach(dir.path())?.ok_or("not found")?;
+    assert_eq!(found.running(), first.running());
+    let exit = found.kill().await?;
+    assert_eq!((exit.end, exit.cause), (End::Signal(9), Cause::Requested));
+    assert_eq!(first.wait_exit().await?, exit);
+
+    // A process that was given the same id later is not taken for it.
+    let stale = keeper::Running { keeper_pid: std::process::id(), keeper_start: 1, ..first.running() };
+    fs::write(dir.path().join("keeper.json"), serde_json::to_vec(&stale)?)?;
+    assert!(keeper::attach(dir.path())?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_vmm_dies_with_its_keeper() -> Result {
+    let dir = tempfile::tempdir()?;
+    let mut spec = spec(dir.path(), "exec sleep 1000");
+    // As another user, since changing the user takes the death signal away if that was set before.
+    spec.user = Some(keeper::User { uid: 65534, gid: 65534, groups: Vec::new() });
+    spec.command.cwd = "/".into();
+    let keeper = keeper::launch(program(), &spec).await?;
+    let vmm = rustix::process::Pid::from_raw(keeper.vmm_pid().cast_signed()).ok_or("no pid")?;
+    let pidfd = rustix::process::pidfd_open(vmm, rustix::process::PidfdFlags::NONBLOCK)?;
+    let killed = rustix::process::Pid::from_raw(keeper.running().keeper_pid.cast_signed()).ok_or("no pid")?;
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL)?;
+    assert_eq!(keeper.wait_exit().await?.cause, Cause::KeeperLost);
+    let end = sys::readiness::watch(pidfd, tokio::io::Interest::READABLE)?;
+    let _ended = tokio::time::timeout(Duration::from_secs(30), end.readable()).await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_console_keeps_the_end_and_follows() -> Result {
+    let dir = tempfile::tempdir()?;
+    // More than is kept, then a line once the reader is there.
+    let script =
+        "head -c 300000 /dev/zero | tr '\\0' x; echo; echo ready; until [ -e go ]; do sleep 0.01; done; echo live";
+    let keeper = keeper::launch(program(), &spec(dir.path(), script)).await?;
+    loop {
+        let mut early = keeper::console(dir.path()).await?;
+        let mut seen = String::new();
+        if early.head.dropped_bytes > 0 && early.output.read_line(&mut seen).await? > 0 && seen.len() > 200_000 {
+            break;
+        }
+    }
+    let mut console = keeper::console(dir.path()).await?;
+    assert_eq!(console.head.running, keeper.running());
+    fs::write(dir.path().join("go"), "")?;
+    let mut output = String::new();
+    console.output.read_to_string(&mut output).await?;
+    assert!(output.ends_with("ready\nlive\n"), "…{}", &output[output.len().saturating_sub(40)..]);
+    keeper.wait_exit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_vmm_joins_its_groups() -> Result {
+    let dir = tempfile::tempdir()?;
+    let limits = keeper::cgroup::Limits { pids: Some(64), ..Default::default() };
+    let name = format!("test-{}", std::process::id());
+    let (group, _unlimited) = keeper::cgroup::Cgroup::create("wrenn-test", &name, &limits);
+    let mut spec = spec(dir.path(), "exec sleep 1000");
+    spec.cgroups = group.dirs().to_vec();
+    let keeper = keeper::launch(program(), &spec).await?;
+    assert_eq!(group.pids(), [keeper.vmm_pid()]);
+    assert!(group.remove().is_err());
+    keeper.kill().await?;
+    group.remove()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_vmm_enters_its_network_namespace() -> Result {
+    let (dir, here) = (tempfile::tempdir()?, fs::read_link("/proc/self/ns/net")?);
+    let mut holder = sys::spawn::Spawn::new("unshare")
+        .args(["--net", "cat"])
+        .inherit_env()
+        .stdin(sys::spawn::Stream::Pipe)
+        .spawn()?;
+    let namespace = format!("/proc/{}/ns/net", holder.pid());
+    // The process is there before its namespace is.
+    while fs::read_link(&namespace)? == here {
+        tokio::task::yield_now().await;
+    }
+    let mut spec = spec(dir.path(), "readlink /proc/self/ns/net");
+    spec.network_namespace = Some(namespace.clone().into());
+    let expected = format!("{}\n", fs::read_link(&namespace)?.display());
+    let exit = keeper::launch(program(), &spec).await?.wait_exit().await?;
+    assert_eq!(exit.console_tail, expected);
+    holder.kill()?;
+    holder.wait()?;
+    Ok(())
+}

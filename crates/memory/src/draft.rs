@@ -1,0 +1,333 @@
+//! Making a generation: draft → filled → committed.
+//!
+//! A draft lives in a directory whose name begins with a dot, so that a crash at any point leaves either nothing
+//! a reader sees or a whole generation. Dropping a draft removes it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use uuid::Uuid;
+
+use crate::copy::{Copier, CopyError};
+use crate::dirty;
+use crate::generation::{DISK, Generation, MANIFEST, MEMORY, STATE, describe_state};
+use crate::manifest::{Extent, FORMAT, Manifest, ManifestError};
+use crate::mapping::{Mapping, MappingError};
+use crate::{PAGE_BYTES, limits, rewrite};
+
+/// Beginning of a draft directory's name.
+pub(crate) const DRAFT_PREFIX: &str = ".draft-";
+
+/// Why a generation was not made. The VM is unharmed, and nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// A file cannot be made, written or made durable: most often the pool is full.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The base's memory cannot be cloned.
+    #[error(transparent)]
+    Clone(#[from] disk::CloneError),
+    /// The process does not map the base as it must.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// The process's memory cannot be read: it ended meanwhile.
+    #[error("cannot read the memory of process {pid}: {source}")]
+    Process {
+        /// The process.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The manifest cannot be made.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Not a size of guest memory.
+    #[error("{0} bytes is not a whole number of pages up to 1 TiB")]
+    MemorySize(u64),
+}
+
+impl SaveError {
+    pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Write { path: path.to_owned(), source }
+    }
+}
+
+/// The immutable file a VM maps as its memory.
+#[derive(Debug, Clone)]
+pub enum Base {
+    /// All zero: the machine was booted, not restored.
+    Zero {
+        /// A sparse file without data.
+        memory: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// The machine was restored from this.
+    Generation(Arc<Generation>),
+}
+
+impl Base {
+    /// Makes the sparse memory file for a machine about to boot. Replaces an existing file.
+    pub fn create_zero(memory: &Path, bytes: u64) -> Result<Self, SaveError> {
+        if bytes == 0 || bytes > limits::MEMORY_BYTES || !bytes.is_multiple_of(PAGE_BYTES) {
+            return Err(SaveError::MemorySize(bytes));
+        }
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(memory)
+            .and_then(|file| file.set_len(bytes))
+            .map_err(SaveError::write(memory))?;
+        Ok(Self::Zero { memory: memory.to_owned(), bytes })
+    }
+
+    /// The file to map.
+    pub fn memory_path(&self) -> PathBuf {
+        match self {
+            Self::Zero { memory, .. } => memory.clone(),
+            Self::Generation(generation) => generation.memory_path(),
+        }
+    }
+
+    /// Its length.
+    pub fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Zero { bytes, .. } => *bytes,
+            Self::Generation(generation) => generation.manifest().memory_bytes,
+        }
+    }
+
+    fn fragments(&self) -> u64 {
+        match self {
+            Self::Zero { .. } => 0,
+            Self::Generation(generation) => generation.manifest().fragments,
+        }
+    }
+
+    fn id(&self) -> Option<Uuid> {
+        match self {
+            Self::Zero { .. } => None,
+            Self::Generation(generation) => Some(generation.id()),
+        }
+    }
+}
+
+/// What making a generation did and how long it took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SaveReport {
+    /// Pages that differ from the base.
+    pub dirty_pages: u64,
+    /// Pages written: those, and clean ones between them.
+    pub written_pages: u64,
+    /// Stretches they form.
+    pub extents: u64,
+    /// Finding them.
+    pub scan: Duration,
+    /// Copying them to the memory file.
+    pub copy: Duration,
+    /// Making everything durable, the rename included.
+    pub sync: Duration,
+}
+
+/// What the owner adds to a generation.
+#[derive(Debug, Clone, Default)]
+pub struct Seal {
+    /// See [`Manifest::compatibility`].
+    pub compatibility: String,
+    /// See [`Manifest::labels`].
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A generation that has its base's memory and nothing else yet.
+#[derive(Debug)]
+pub struct Draft {
+    id: Uuid,
+    parent_dir: PathBuf,
+    dir: PathBuf,
+    base: Base,
+    memory: File,
+    /// Extents the memory has from its ancestors.
+    fragments: u64,
+    committed: bool,
+}
+
+impl Draft {
+    /// Begins a generation in `parent_dir`. Clones the base's memory, so it is best done before the VM is stopped.
+    pub fn begin(parent_dir: &Path, base: &Base) -> Result<Self, SaveError> {
+        let id = Uuid::now_v7();
+        let dir = parent_dir.join(format!("{DRAFT_PREFIX}{id}"));
+        DirBuilder::new().mode(0o700).create(&dir).map_err(SaveError::write(&dir))?;
+        let path = dir.join(MEMORY);
+        let (memory, fragments) = clone_memory(base, &path).inspect_err(|_| remove_quietly(&dir))?;
+        Ok(Self { id, parent_dir: parent_dir.to_owned(), dir, base: base.clone(), memory, fragments, committed: false })
+    }
+
+    /// Where the device state is to be written.
+    pub fn state_path(&self) -> PathBuf {
+        self.dir.join(STATE)
+    }
+
+    /// The base's memory; a VMM that writes what differs by itself writes it here.
+    pub fn memory_path(&self) -> PathBuf {
+        self.dir.join(MEMORY)
+    }
+
+    /// Where the disk's clone is to be put, if the generation shall have one.
+    pub fn disk_path(&self) -> PathBuf {
+        self.dir.join(DISK)
+    }
+
+    /// Copies the pages that differ from process `pid`, whose virtual CPUs are stopped. Once this returned, the VM may
+    /// run on.
+    pub fn copy_dirty(self, pid: u32) -> Result<Filled, SaveError> {
+        let process = |source| SaveError::Process { pid, source };
+        let started = Instant::now();
+        let mapping = Mapping::find(pid, &self.base.memory_path(), self.base.memory_bytes())?;
+        let runs = dirty::scan(pid, &mapping).map_err(process)?;
+        let scan = started.elapsed();
+        // A page of zeros needs no writing where the base has none but zeros.
+        let skip_zeros = matches!(self.base, Base::Zero { .. });
+        let copier = Copier { pid, mapping: &mapping, memory: &self.memory, skip_zeros };
+        let extents = copier.copy(&dirty::join(&runs)).map_err(|error| match error {
+            CopyError::Read(source) => process(source),
+            CopyError::Write(source) => SaveError::Write { path: self.memory_path(), source },
+        })?;
+        let report = SaveReport {
+            dirty_pages: runs.iter().map(|run| run.pages).sum(),
+            written_pages: extents.iter().map(|extent| extent.pages).sum(),
+            extents: extents.len() as u64,
+            scan,
+            copy: started.elapsed().saturating_sub(scan),
+            sync: Duration::ZERO,
+        };
+        Ok(Filled { draft: self, extents, report })
+    }
+
+    /// For a VMM that wrote what differs into [`Self::memory_path`] by itself.
+    pub fn written_by_vmm(self) -> Filled {
+        Filled { draft: self, extents: Vec::new(), report: SaveReport::default() }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.committed {
+            remove_quietly(&self.dir);
+        }
+    }
+}
+
+/// A draft with all its memory.
+#[derive(Debug)]
+pub struct Filled {
+    draft: Draft,
+    extents: Vec<Extent>,
+    report: SaveReport,
+}
+
+impl Filled {
+    /// Makes it durable and visible as `parent_dir/ID`. The device state must be in its place.
+    pub fn commit(self, seal: Seal) -> Result<(Generation, SaveReport), SaveError> {
+        let Self { mut draft, extents, mut report } = self;
+        let started = Instant::now();
+        draft.sync_contents()?;
+        let manifest = draft.manifest(extents, seal)?;
+        let path = draft.dir.join(MANIFEST);
+        write_durably(&path, &manifest.encode()?).map_err(SaveError::write(&path))?;
+        sync_directory(&draft.dir).map_err(SaveError::write(&draft.dir))?;
+        let target = draft.parent_dir.join(draft.id.to_string());
+        fs::rename(&draft.dir, &target).map_err(SaveError::write(&target))?;
+        draft.dir.clone_from(&target);
+        sync_directory(&draft.parent_dir).map_err(SaveError::write(&draft.parent_dir))?;
+        draft.committed = true;
+        report.sync = started.elapsed();
+        Ok((Generation::committed(target, manifest), report))
+    }
+}
+
+impl Draft {
+    /// Memory, state and disk are flushed side by side: each waits for the device.
+    fn sync_contents(&self) -> Result<(), SaveError> {
+        let others = [self.state_path(), self.disk_path()];
+        std::thread::scope(|scope| {
+            let others = others.each_ref().map(|path| scope.spawn(move || sync_file(path)));
+            self.memory.sync_all().map_err(SaveError::write(&self.memory_path()))?;
+            for handle in others {
+                handle.join().unwrap_or_else(|_| Err(SaveError::write(&self.dir)(io::ErrorKind::Other.into())))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn manifest(&self, extents: Vec<Extent>, seal: Seal) -> Result<Manifest, SaveError> {
+        let state = self.state_path();
+        Ok(Manifest {
+            format: FORMAT,
+            id: self.id,
+            parent: self.base.id(),
+            created_unix_ms: now_unix_ms(),
+            memory_bytes: self.base.memory_bytes(),
+            compatibility: seal.compatibility,
+            labels: seal.labels,
+            state: describe_state(&state).map_err(SaveError::write(&state))?,
+            disk_bytes: self.disk_path().metadata().ok().map(|metadata| metadata.len()),
+            fragments: self.fragments + extents.len() as u64,
+            extents,
+        })
+    }
+}
+
+/// The base's memory as a new file, and the fragments it consists of.
+fn clone_memory(base: &Base, target: &Path) -> Result<(File, u64), SaveError> {
+    let source = base.memory_path();
+    if base.fragments() > limits::FRAGMENTS {
+        let copy = rewrite::copy_file(&source, target).map_err(SaveError::write(target))?;
+        return Ok((copy, 0));
+    }
+    disk::clone_file(&source, target)?;
+    let clone = OpenOptions::new().read(true).write(true).open(target).map_err(SaveError::write(target))?;
+    Ok((clone, base.fragments()))
+}
+
+/// Flushes a file that need not exist.
+fn sync_file(path: &Path) -> Result<(), SaveError> {
+    match File::open(path) {
+        Ok(file) => file.sync_all().map_err(SaveError::write(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(SaveError::write(path)(error)),
+    }
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use io::Write;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn remove_quietly(dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "a draft could not be removed; it is swept at the next start");
+    }
+}

@@ -1,0 +1,26 @@
+//! Guest memory on disk: immutable *generations* and how the next one is made from a running VM.
+//!
+//! Knows: a generation is a directory `{memory, state, disk?, manifest.json}` that is whole or absent; guest RAM
+//! is a private map of a generation's flat `memory` file, so the pages that became anonymous since are exactly
+//! the ones that differ from it (`proc_pid_pagemap(5)`); the next generation is a reflink of the base with those pages
+//! written over it, so every memory file is flat and complete and no generation needs another one.
+//! Must never know: which VMM maps the file, what is in the device state, capsules, templates, RPC.
+//!
+//! Everything here blocks; callers on an async runtime use a blocking thread.
+
+mod copy;
+mod dirty;
+mod draft;
+mod generation;
+pub mod limits;
+mod manifest;
+mod mapping;
+mod rewrite;
+mod shelf;
+
+pub use dirty::{PAGE_BYTES, Run};
+pub use draft::{Base, Draft, Filled, SaveError, SaveReport, Seal};
+pub use generation::{Generation, OpenError};
+pub use manifest::{Extent, Manifest, ManifestError, StateFile};
+pub use mapping::{Mapping, MappingError};
+pub use shelf::{Pin, Shelf};

@@ -1,0 +1,133 @@
+//! A directory of generations, and who still needs which.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use uuid::Uuid;
+
+use crate::draft::{DRAFT_PREFIX, sync_directory};
+
+/// Generations in one directory, with counts of their users in this process; one per directory.
+///
+/// A running VM needs its base: not for the map, which outlives the name, but because the next generation begins as
+/// a clone of it. So a generation is removed only once nobody holds a [`Pin`] on it.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    dir: PathBuf,
+    users: Arc<Mutex<HashMap<Uuid, Users>>>,
+}
+
+#[derive(Debug, Default)]
+struct Users {
+    pins: usize,
+    condemned: bool,
+}
+
+/// A use of a generation; dropping it ends the use, and the generation if it was removed meanwhile.
+#[derive(Debug)]
+pub struct Pin {
+    shelf: Shelf,
+    id: Uuid,
+}
+
+impl Shelf {
+    /// The generations in `dir`, which is made if it does not exist. Drafts left by a crash are removed.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(DRAFT_PREFIX) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), users: Arc::default() })
+    }
+
+    /// The directory; drafts are begun in it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where generation `id` is, or would be.
+    pub fn path(&self, id: Uuid) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    /// All generations, oldest first (ids are time-ordered).
+    pub fn list(&self) -> io::Result<Vec<Uuid>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            ids.extend(entry?.file_name().to_str().and_then(|name| Uuid::parse_str(name).ok()));
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Keeps generation `id` until the pin is dropped; none if it is removed already, or about to be.
+    pub fn pin(&self, id: Uuid) -> Option<Pin> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = users.entry(id).or_default();
+        if entry.condemned || !self.path(id).is_dir() {
+            return None;
+        }
+        entry.pins += 1;
+        Some(Pin { shelf: self.clone(), id })
+    }
+
+    /// Removes generation `id`, now or when its last pin is dropped. Removing what is not there succeeds.
+    pub fn remove(&self, id: Uuid) -> io::Result<()> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        match users.get_mut(&id) {
+            Some(entry) if entry.pins > 0 => {
+                entry.condemned = true;
+                Ok(())
+            }
+            _ => {
+                users.remove(&id);
+                self.erase(id)
+            }
+        }
+    }
+
+    /// Removes every generation that is not among `wanted`, pinned ones when their last pin is dropped; says which.
+    pub fn collect(&self, wanted: &[Uuid]) -> io::Result<Vec<Uuid>> {
+        let mut unwanted = self.list()?;
+        unwanted.retain(|id| !wanted.contains(id));
+        for id in &unwanted {
+            self.remove(*id)?;
+        }
+        Ok(unwanted)
+    }
+
+    /// Renames first: a removal cut short by a crash must not leave half a generation under its name.
+    fn erase(&self, id: Uuid) -> io::Result<()> {
+        let grave = self.dir.join(format!("{DRAFT_PREFIX}{id}"));
+        match fs::rename(self.path(id), &grave) {
+            Ok(()) => {
+                sync_directory(&self.dir)?;
+                fs::remove_dir_all(grave)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut users = self.shelf.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = users.get_mut(&self.id) else { return };
+        entry.pins -= 1;
+        if entry.pins > 0 {
+            return;
+        }
+        let condemned = entry.condemned;
+        users.remove(&self.id);
+        if condemned && let Err(error) = self.shelf.erase(self.id) {
+            tracing::warn!(id = %self.id, %error, "a generation nobody needs could not be removed");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Generations made from a real process: this test itself maps a memory file through a child and reads it back.
+
+use std::error::Error;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use memory::{Base, Draft, Generation, OpenError, SaveError, Seal, Shelf};
+
+const BYTES: u64 = 8 << 20;
+
+/// Python maps a file privately, changes some pages and waits: a VMM as far as `memory` is concerned.
+const PROGRAM: &str = r"
+import mmap, sys
+memory = open(sys.argv[1], 'r+b')
+flags = mmap.MAP_SHARED if sys.argv[2] == 'shared' else mmap.MAP_PRIVATE
+pages = mmap.mmap(memory.fileno(), 0, flags)
+for spec in sys.argv[3:]:
+    page, value = map(int, spec.split('='))
+    pages[page * 4096:(page + 1) * 4096] = bytes([value]) * 4096
+sys.stdout.write('x'); sys.stdout.flush()
+sys.stdin.read()
+";
+
+struct Vmm(sys::spawn::Process);
+
+impl Vmm {
+    fn start(memory: &Path, kind: &str, writes: &[(u64, u8)]) -> Result<Self, Box<dyn Error>> {
+        use std::io::Read;
+        let writes = writes.iter().map(|(page, value)| format!("{page}={value}"));
+        let mut process = sys::spawn::Spawn::new("python3")
+            .inherit_env()
+            .args(["-c", PROGRAM])
+            .arg(memory)
+            .arg(kind)
+            .args(writes)
+            .stdin(sys::spawn::Stream::Pipe)
+            .stdout(sys::spawn::Stream::Pipe)
+            .spawn()?;
+        let mut ready = [0];
+        process.take_stdout().ok_or("no pipe")?.read_exact(&mut ready)?;
+        Ok(Self(process))
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn save(shelf: &Shelf, base: &Base, pid: u32) -> Result<Generation, Box<dyn Error>> {
+    let draft = Draft::begin(shelf.dir(), base)?;
+    fs::write(draft.state_path(), b"device state")?;
+    let (generation, report) = draft.copy_dirty(pid)?.commit(Seal::default())?;
+    assert!(report.dirty_pages <= report.written_pages);
+    Ok(generation)
+}
+
+fn page(generation: &Generation, page: u64) -> Result<u8, Box<dyn Error>> {
+    let mut bytes = [0; 4096];
+    fs::File::open(generation.memory_path())?.read_exact_at(&mut bytes, page * 4096)?;
+    assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+    Ok(bytes[0])
+}
+
+#[test]
+fn each_generation_is_its_parent_with_the_dirty_pages_over_it() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let shelf = Shelf::open(&dir.path().join("shelf"))?;
+    let zero = Base::create_zero(&dir.path().join("zero"), BYTES)?;
+    let vmm = Vmm::start(&zero.memory_path(), "private", &[(0, 1), (1, 2), (2, 0), (700, 3), (2047, 4)])?;
+    let first = save(&shelf, &zero, vmm.pid())?;
+    let written: Vec<_> = first.manifest().extents.iter().map(|extent| (extent.first, extent.pages)).collect();
+    assert_eq!(written, [(0, 3), (700, 1), (2047, 1)]);
+
+    // Zeroed and rewritten pages replace the parent's, others stay.
+    let base = Base::Generation(Arc::new(first.clone()));
+    let vmm = Vmm::start(&first.memory_path(), "private", &[(1, 0), (700, 9), (5, 5)])?;
+    let second = save(&shelf, &base, vmm.pid())?;
+    for (number, value) in [(0, 1), (1, 0), (2, 0), (5, 5), (700, 9), (2047, 4), (3, 0)] {
+        assert_eq!(page(&second, number)?, value, "page {number}");
+    }
+    assert_eq!(page(&first, 700)?, 3);
+    assert_eq!(second.manifest().parent, Some(first.id()));
+    assert_eq!(Generation::open(second.dir())?, second);
+    second.verify()?;
+    assert_eq!(shelf.list()?, [first.id(), second.id()]);
+    Ok(())
+}
+
+#[test]
+fn maps_that_say_nothing_about_dirt_are_refused() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let zero = Base::create_zero(&dir.path().join("zero"), BYTES)?;
+    let vmm = Vmm::start(&zero.memory_path(), "shared", &[(0, 1)])?;
+    let shared = Draft::begin(dir.path(), &zero)?.copy_dirty(vmm.pid());
+    assert!(matches!(shared, Err(SaveError::Mapping(memory::MappingError::Shared(_)))));
+    let unmapped = Draft::begin(dir.path(), &zero)?.copy_dirty(std::process::id());
+    assert!(matches!(unmapped, Err(SaveError::Mapping(memory::MappingError::Incomplete(_)))));
+    // Failed drafts leave nothing.
+    assert_eq!(fs::read_dir(dir.path())?.count(), 1);
+    Ok(())
+}
+
+#[test]
+fn damage_is_noticed() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let shelf = Shelf::open(&dir.path().join("shelf"))?;
+    let zero = Base::create_zero(&dir.path().join("zero"), BYTES)?;
+    let vmm = Vmm::start(&zero.memory_path(), "private", &[(3, 7)])?;
+    let generation = save(&shelf, &zero, vmm.pid())?;
+
+    let memory = fs::OpenOptions::new().write(true).open(generation.memory_path())?;
+    memory.write_all_at(b"x", 3 * 4096 + 17)?;
+    assert!(matches!(generation.verify(), Err(OpenError::Damaged { .. })));
+    memory.set_len(BYTES - 4096)?;
+    assert!(matches!(Generation::open(generation.dir()), Err(OpenError::Damaged { .. })));
+    memory.set_len(BYTES)?;
+    assert!(Generation::open(generation.dir()).is_ok());
+    fs::write(generation.state_path(), b"device st4te")?;
+    assert!(matches!(Generation::open(generation.dir()), Err(OpenError::Damaged { .. })));
+    fs::remove_file(generation.state_path())?;
+    assert!(matches!(Generation::open(generation.dir()), Err(OpenError::Read { .. })));
+    Ok(())
+}
+
+#[test]
+fn a_generation_outlives_its_removal_while_it_is_used() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let shelf = Shelf::open(&dir.path().join("shelf"))?;
+    let zero = Base::create_zero(&dir.path().join("zero"), BYTES)?;
+    let vmm = Vmm::start(&zero.memory_path(), "private", &[(3, 7)])?;
+    let (first, second) = (save(&shelf, &zero, vmm.pid())?, save(&shelf, &zero, vmm.pid())?);
+    let (one, two) = (shelf.pin(first.id()).ok_or("gone")?, shelf.pin(first.id()).ok_or("gone")?);
+    assert_eq!(shelf.collect(&[])?, [first.id(), second.id()]);
+    assert_eq!(shelf.list()?, [first.id()]);
+    assert!(shelf.pin(first.id()).is_none(), "condemned");
+    drop(one);
+    assert_eq!(shelf.list()?, [first.id()]);
+    drop(two);
+    assert!(shelf.list()?.is_empty());
+    shelf.remove(first.id())?;
+    Ok(())
+}
+
+#[test]
+fn a_crash_leaves_only_what_the_next_start_sweeps() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let zero = Base::create_zero(&dir.path().join("zero"), BYTES)?;
+    let shelf = Shelf::open(&dir.path().join("shelf"))?;
+    std::mem::forget(Draft::begin(shelf.dir(), &zero)?);
+    assert!(shelf.list()?.is_empty());
+    assert_eq!(fs::read_dir(shelf.dir())?.count(), 1);
+    Shelf::open(shelf.dir())?;
+    assert_eq!(fs::read_dir(shelf.dir())?.count(), 0);
+    Ok(())
+}

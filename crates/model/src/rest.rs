@@ -1,0 +1,251 @@
+//! Bodies of the REST API, shared by server and client.
+
+use crate::ids::CapsuleId;
+use crate::status::{CapsuleStatus, EndReason};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A capsule as the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Capsule {
+    /// `cl-…`.
+    pub id: CapsuleId,
+    /// Where it is in its life.
+    pub status: CapsuleStatus,
+    /// Name of the template it was made from.
+    pub template: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Root disk in MiB.
+    pub disk_size_mb: u32,
+    /// Inactivity in seconds until it is paused; 0 = never.
+    pub timeout_sec: u32,
+    /// What separates it from its host: `firecracker`, `qemu-kvm` or `qemu-tcg`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub isolation: String,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+    /// Last change of its status.
+    pub last_updated: DateTime<Utc>,
+    /// When it first ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// Last activity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_active_at: Option<DateTime<Utc>>,
+    /// Why it stopped running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<EndReason>,
+    /// User labels and the versions it runs on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// `POST /v1/capsules`. Numbers are signed so that a negative one is an error with a message, not a parse failure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateCapsule {
+    /// Template name; `minimal` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Virtual CPUs; 0 or absent = default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<i64>,
+    /// Memory in MiB; 0 or absent = default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<i64>,
+    /// Inactivity until it is paused; 0 or absent = never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<i64>,
+    /// User labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Environment of every command.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub envs: BTreeMap<String, String>,
+}
+
+/// `POST /v1/capsules/{id}/exec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Executable, found in `PATH`.
+    pub cmd: String,
+    /// Its arguments, passed verbatim.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Foreground: limit in seconds; 0 or absent = default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<i64>,
+    /// Answer as soon as it has started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
+    /// Name to find it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// More environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub envs: BTreeMap<String, String>,
+    /// Working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// User to run as; the template's default user when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// How the outputs in an [`ExecResult`] are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// Both are text.
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// At least one is not text; both are base64.
+    #[serde(rename = "base64")]
+    Base64,
+}
+
+/// Answer of a foreground exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecResult {
+    /// The capsule.
+    pub sandbox_id: CapsuleId,
+    /// As asked.
+    pub cmd: String,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// Exit code; -1 when a signal ended it.
+    pub exit_code: i32,
+    /// How long it ran.
+    pub duration_ms: u64,
+    /// Of `stdout` and `stderr`.
+    pub encoding: Encoding,
+    /// Output was cut at the limit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+}
+
+/// Answer of a background exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecStarted {
+    /// The capsule.
+    pub sandbox_id: CapsuleId,
+    /// As asked.
+    pub cmd: String,
+    /// Process id in the guest.
+    pub pid: u32,
+    /// Name to find it by.
+    pub tag: String,
+}
+
+/// A process of a capsule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id in the guest.
+    pub pid: u32,
+    /// Name to find it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// Executable.
+    pub cmd: String,
+    /// Arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+}
+
+/// `GET …/processes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessList {
+    /// Live ones.
+    pub processes: Vec<Process>,
+}
+
+/// `POST …/files/{read,mkdir,remove}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRequest {
+    /// Path in the guest; relative to the user's home.
+    pub path: String,
+}
+
+/// `POST …/files/list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListRequest {
+    /// Directory in the guest.
+    pub path: String,
+    /// 0 or absent = direct children.
+    #[serde(default)]
+    pub depth: Option<u32>,
+}
+
+/// Kind of a [`FileEntry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileType {
+    /// Regular file.
+    File,
+    /// Directory.
+    Directory,
+    /// Symbolic link.
+    Symlink,
+    /// Anything else.
+    Unknown,
+}
+
+/// A file of a capsule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Last component of the path.
+    pub name: String,
+    /// As listed.
+    pub path: String,
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: FileType,
+    /// Bytes.
+    pub size: i64,
+    /// Permission bits.
+    pub mode: u32,
+    /// As in `ls -l`.
+    pub permissions: String,
+    /// Owner's name, or number.
+    pub owner: String,
+    /// Group's name, or number.
+    pub group: String,
+    /// Unix seconds; 0 when unknown.
+    pub modified_at: i64,
+    /// Where a link leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symlink_target: Option<String>,
+}
+
+/// Answer of `files/list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileList {
+    /// In walk order.
+    pub entries: Vec<FileEntry>,
+}
+
+/// Answer of `files/mkdir`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMade {
+    /// The new directory.
+    pub entry: FileEntry,
+}
+
+/// What `wrenn up` leaves for its user in `credentials.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Where the API is, without `/v1`.
+    pub base_url: String,
+    /// `wrn_` + 32 hex.
+    pub api_key: String,
+    /// The same secret as `e2b_` + 32 hex.
+    pub e2b_api_key: String,
+    /// Of the local administrator.
+    pub email: String,
+    /// Of the local administrator.
+    pub password: String,
+}

@@ -1,0 +1,41 @@
+//! Slots, namespaces, TAP devices, firewall, egress policy and guest DNS.
+//!
+//! Knows: how to give a guest a network of its own. A *slot* is a named network namespace with a TAP device for the
+//! VMM, a veth pair to the host, a firewall that lives and dies with the namespace, and a name server at the guest's
+//! gateway. Slots are prepared ahead ([`Network`]); taking one costs no process and no netlink call. The guest always
+//! has the same addresses, so that one memory image runs in any slot; the agent reaches it through sockets made
+//! inside the namespace ([`Dialler`]), without address translation.
+//! Must never know: capsules, templates, VMMs, RPC.
+//!
+//! Everything visible on the host carries the instance id: two instances on one machine do not meet.
+
+mod address;
+mod conntrack;
+mod dns;
+mod entrance;
+mod firewall;
+mod forwarding;
+mod instance;
+mod limits;
+mod namespace;
+mod network;
+mod nft;
+mod policy;
+mod range;
+mod reclaim;
+mod rules;
+mod setup;
+mod slot;
+mod stock;
+
+pub use address::{BadCidr, Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, TAP};
+pub use dns::Resolvers;
+pub use firewall::{Finding, Firewall, host_firewalls};
+pub use instance::{BadInstanceId, InstanceId};
+pub use limits::{MAX_FLOWS, MAX_SLOTS};
+pub use network::{AcquireError, AdoptError, Adoption, Network, NetworkOptions, OpenError};
+pub use nft::NftError;
+pub use policy::{BadPolicy, Policy, PolicyError};
+pub use reclaim::{DestroyError, destroy_all};
+pub use setup::SetupError;
+pub use slot::{Dialler, Slot, SlotIndex};

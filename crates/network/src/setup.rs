@@ -1,0 +1,224 @@
+//! Preparing a slot: everything a guest needs, done before a guest wants it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::Arc;
+
+use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::sync::oneshot;
+
+use crate::address::{Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, TAP, UPLINK};
+use crate::entrance::Entrance;
+use crate::nft::NftError;
+use crate::policy::Policy;
+use crate::range::Pair;
+use crate::{forwarding, limits, namespace, nft, rules};
+
+/// Why a slot could not be prepared, changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The namespace.
+    #[error("cannot make the network namespace")]
+    Namespace(#[source] io::Error),
+    /// The TAP device.
+    #[error("cannot make the TAP device")]
+    Tap(#[source] io::Error),
+    /// A link, address, route or neighbour.
+    #[error("cannot set up {what}")]
+    Link {
+        /// Which.
+        what: &'static str,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// A kernel setting, thread or socket.
+    #[error("cannot set up {what}")]
+    System {
+        /// Which.
+        what: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// The firewall.
+    #[error("cannot set up the firewall")]
+    Nft(#[from] NftError),
+}
+
+/// Names and addresses of the slot to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) namespace: String,
+    pub(crate) veth: String,
+    pub(crate) pair: Pair,
+}
+
+/// The host's half of the work.
+#[derive(Clone)]
+pub(crate) struct Host {
+    pub(crate) entrance: Entrance,
+    pub(crate) netlink: Handle,
+}
+
+impl Host {
+    /// Makes a slot with the default policy. On failure nothing is left.
+    pub(crate) async fn prepare(&self, plan: &Plan) -> Result<Arc<OwnedFd>, SetupError> {
+        let made = self.try_prepare(plan).await;
+        if made.is_err() {
+            // The error that made us give up is the one to report.
+            let _ = self.remove(plan).await;
+        }
+        made
+    }
+
+    async fn try_prepare(&self, plan: &Plan) -> Result<Arc<OwnedFd>, SetupError> {
+        // A link of this name can only be a leftover; the namespace's is replaced anyway.
+        self.remove_veth(&plan.veth).await?;
+        let namespace = Arc::new(self.build_inside(plan.clone()).await?);
+        self.apply(&namespace, &Policy::default()).await?;
+        self.connect(plan).await?;
+        Ok(namespace)
+    }
+
+    /// Puts a policy in force.
+    pub(crate) async fn apply(&self, namespace: &Arc<OwnedFd>, policy: &Policy) -> Result<(), NftError> {
+        let ruleset = rules::inside(policy);
+        let namespace = namespace.try_clone()?;
+        blocking(move || nft::apply(&ruleset, namespace)).await?
+    }
+
+    /// Puts the host's table in force, or takes it away.
+    pub(crate) async fn apply_on_host(&self, ruleset: nftables::schema::Nftables<'static>) -> Result<(), NftError> {
+        let host = self.entrance.host().try_clone()?;
+        blocking(move || nft::apply(&ruleset, host)).await?
+    }
+
+    /// Removes a slot, whatever there is of it. Processes that are still inside are cut off.
+    pub(crate) async fn remove(&self, plan: &Plan) -> Result<(), SetupError> {
+        let links = self.remove_veth(&plan.veth).await;
+        namespace::remove(&plan.namespace).map_err(SetupError::Namespace)?;
+        links
+    }
+
+    async fn remove_veth(&self, name: &str) -> Result<(), SetupError> {
+        let Some(index) = self.index(name).await? else { return Ok(()) };
+        self.netlink.link().del(index).execute().await.map_err(link("the removal of the veth pair"))
+    }
+
+    /// Index of an interface of the host.
+    pub(crate) async fn index(&self, name: &str) -> Result<Option<u32>, SetupError> {
+        let name = name.to_owned();
+        let looked_up = self.entrance.run_on_host(move || match if_nametoindex(name.as_str()) {
+            Err(nix::Error::ENODEV | nix::Error::ENXIO) => Ok(None),
+            result => Ok(Some(result?)),
+        });
+        looked_up.await.map_err(system("the veth pair"))
+    }
+
+    /// Everything inside the namespace, on a thread that ends with it.
+    async fn build_inside(&self, plan: Plan) -> Result<OwnedFd, SetupError> {
+        let host = Arc::clone(self.entrance.host());
+        let (answer, result) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("slot".into());
+        let build = move || {
+            // Nobody waits for the answer when the caller has been cancelled.
+            let _ = answer.send(build_inside(&plan, &host));
+        };
+        thread.spawn(build).map_err(system("a thread"))?;
+        result.await.map_err(|_| system("a thread")(io::Error::other("it ended early")))?
+    }
+
+    /// The host's end of the pair. Its strict source check (RFC 3704) drops what does not come from the slot.
+    async fn connect(&self, plan: &Plan) -> Result<(), SetupError> {
+        let veth = plan.veth.clone();
+        let settings = self.entrance.run_on_host(move || {
+            forwarding::disable_ipv6(&veth)?;
+            forwarding::set_ipv4(&veth, "rp_filter", "1")?;
+            forwarding::set_ipv4(&veth, "forwarding", "1")
+        });
+        settings.await.map_err(system("the veth pair's settings"))?;
+        let missing = || system("the veth pair")(io::ErrorKind::NotFound.into());
+        let index = self.index(&plan.veth).await?.ok_or_else(missing)?;
+        up(&self.netlink, index, IpAddr::V4(plan.pair.host), 31).await
+    }
+}
+
+/// Runs on a thread of its own, which afterwards is inside the namespace.
+fn build_inside(plan: &Plan, host: &OwnedFd) -> Result<OwnedFd, SetupError> {
+    let made = namespace::create(&plan.namespace).map_err(SetupError::Namespace)?;
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(system("forwarding"))?;
+    for scope in ["all", "default"] {
+        forwarding::disable_ipv6(scope).map_err(system("IPv6 settings"))?;
+    }
+    let tap = sys::tap::attach(TAP).map_err(SetupError::Tap)?;
+    sys::tap::set_persistent(&tap, true).map_err(SetupError::Tap)?;
+    // Without a VMM there is no carrier, and connecting to the guest fails at once instead of losing its first packet.
+    // Letting go before the device is up spares the second the kernel may take to notice (`net/core/link_watch.c`),
+    // unless a process being started elsewhere holds the descriptor up to its `exec`.
+    drop(tap);
+    forwarding::set_ipv4(TAP, "ignore_routes_with_linkdown", "1").map_err(system("the TAP device's settings"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(system("a runtime"))?;
+    runtime.block_on(links_inside(plan, host))?;
+    Ok(made)
+}
+
+async fn links_inside(plan: &Plan, host: &OwnedFd) -> Result<(), SetupError> {
+    let (connection, netlink, _) = rtnetlink::new_connection().map_err(system("a netlink socket"))?;
+    tokio::spawn(connection);
+    let index = |name: &str| if_nametoindex(name).map_err(|error| system("the links")(error.into()));
+
+    let loopback = LinkUnspec::new_with_index(index("lo")?).up().build();
+    netlink.link().set(loopback).execute().await.map_err(link("the loopback"))?;
+
+    let tap = index(TAP)?;
+    let named =
+        LinkUnspec::new_with_index(tap).address(GATEWAY_MAC.into()).txqueuelen(limits::TAP_QUEUE_FRAMES).build();
+    netlink.link().set(named).execute().await.map_err(link("the TAP device"))?;
+    up(&netlink, tap, IpAddr::V4(GATEWAY_ADDRESS), GUEST_PREFIX).await?;
+    // Known for ever: a guest just restored need not answer ARP before the first packet reaches it.
+    let neighbour = netlink.neighbours().add(tap, IpAddr::V4(GUEST_ADDRESS)).link_layer_address(&GUEST_MAC);
+    neighbour.state(NeighbourState::Permanent).execute().await.map_err(link("the guest's neighbour entry"))?;
+
+    let outside = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new()
+        .name(plan.veth.clone())
+        .setns_by_fd(host.as_raw_fd())
+        .build();
+    let pair = LinkVeth::new(UPLINK, &plan.veth).set_info_data(InfoData::Veth(InfoVeth::Peer(outside))).build();
+    netlink.link().add(pair).execute().await.map_err(link("the veth pair"))?;
+    up(&netlink, index(UPLINK)?, IpAddr::V4(plan.pair.inside), 31).await?;
+    for route in [RouteMessageBuilder::<Ipv4Addr>::new().gateway(plan.pair.host).build(), no_carrier_route()] {
+        netlink.route().add(route).execute().await.map_err(link("a route"))?;
+    }
+    Ok(())
+}
+
+/// Stands behind the TAP device's own route and takes its place while there is no carrier: the guest is unreachable
+/// then, not behind the default route.
+fn no_carrier_route() -> RouteMessage {
+    let guests = Cidr::new(GUEST_ADDRESS, GUEST_PREFIX);
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(guests.network(), guests.prefix());
+    route.kind(RouteType::Unreachable).priority(u32::MAX).build()
+}
+
+async fn up(netlink: &Handle, index: u32, address: IpAddr, prefix: u8) -> Result<(), SetupError> {
+    netlink.address().add(index, address, prefix).execute().await.map_err(link("an address"))?;
+    let up = LinkUnspec::new_with_index(index).up().build();
+    netlink.link().set(up).execute().await.map_err(link("an interface"))
+}
+
+/// Runs a job that starts and awaits a process.
+pub(crate) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(job).await.map_err(io::Error::other)
+}
+
+pub(crate) fn link(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> SetupError {
+    move |source| SetupError::Link { what, source }
+}
+
+pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> SetupError {
+    move |source| SetupError::System { what, source }
+}

@@ -1,0 +1,129 @@
+//! A slot in the hands of its owner.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::address::GUEST_ADDRESS;
+use crate::dns::{Server, Upstream};
+use crate::entrance::Entrance;
+use crate::namespace;
+use crate::policy::{Policy, PolicyError};
+use crate::setup::{Host, SetupError, system};
+
+/// Number of a slot: 1 to [`crate::MAX_SLOTS`].
+pub type SlotIndex = u16;
+
+/// A slot that is prepared and belongs to nobody.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    pub(crate) index: SlotIndex,
+    pub(crate) name: String,
+    pub(crate) namespace: Arc<OwnedFd>,
+}
+
+/// A guest's network. Dropping it without [release](crate::Network::release) leaves everything in place for
+/// [adoption](crate::Adoption::adopt) after a restart, except the name server.
+pub struct Slot {
+    prepared: Prepared,
+    policy: Policy,
+    names: Server,
+    host: Host,
+}
+
+impl Slot {
+    /// Starts the name server, the one thing that is not prepared ahead.
+    pub(crate) async fn occupy(
+        prepared: Prepared,
+        policy: Policy,
+        host: Host,
+        upstream: Arc<Upstream>,
+    ) -> Result<Self, SetupError> {
+        let names = Server::start(&host.entrance, &prepared.namespace, upstream, policy.resolves_names());
+        let names = names.await.map_err(system("the name server"))?;
+        Ok(Self { prepared, policy, names, host })
+    }
+
+    pub(crate) fn vacate(self) -> (Prepared, Policy) {
+        (self.prepared, self.policy)
+    }
+
+    /// Its number: what to keep for [adoption](crate::Adoption::adopt).
+    pub fn index(&self) -> SlotIndex {
+        self.prepared.index
+    }
+
+    /// Name of its namespace, as ip-netns(8) knows it.
+    pub fn namespace(&self) -> &str {
+        &self.prepared.name
+    }
+
+    /// Path of its namespace.
+    pub fn namespace_path(&self) -> PathBuf {
+        namespace::path(&self.prepared.name)
+    }
+
+    /// A descriptor of its namespace, for starting the VMM inside.
+    pub fn namespace_fd(&self) -> io::Result<OwnedFd> {
+        self.prepared.namespace.try_clone()
+    }
+
+    /// A handle for reaching the guest.
+    pub fn dialler(&self) -> Dialler {
+        Dialler { entrance: self.host.entrance.clone(), namespace: Arc::clone(&self.prepared.namespace) }
+    }
+
+    /// See [`Dialler::dial`].
+    pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
+        self.dialler().dial(port).await
+    }
+
+    /// What the guest may reach.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Changes what the guest may reach, for flows that exist as well. On an error the former policy stays in force.
+    pub async fn set_policy(&mut self, policy: Policy) -> Result<(), PolicyError> {
+        policy.check()?;
+        if policy != self.policy {
+            self.host.apply(&self.prepared.namespace, &policy).await?;
+            self.names.set_resolves(policy.resolves_names());
+            self.policy = policy;
+        }
+        Ok(())
+    }
+}
+
+/// Reaches a guest from the host. Cheap to clone.
+#[derive(Clone)]
+pub struct Dialler {
+    entrance: Entrance,
+    namespace: Arc<OwnedFd>,
+}
+
+impl Dialler {
+    /// Connects to a port of the guest, without delay of small packets (`TCP_NODELAY`).
+    ///
+    /// There is no timeout but the kernel's (two minutes): bound it. Trying again beats waiting, since a lost first
+    /// packet is repeated after a second only. While no VMM holds the TAP device it fails at once.
+    pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
+        let make = || {
+            Ok(rustix::net::socket_with(
+                AddressFamily::INET,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+                None,
+            )?)
+        };
+        let socket = self.entrance.run(&self.namespace, make).await?;
+        let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
+        socket.set_nodelay(true)?;
+        socket.connect(SocketAddr::from((GUEST_ADDRESS, port))).await
+    }
+}

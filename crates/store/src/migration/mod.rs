@@ -1,0 +1,15 @@
+//! The tables over time. A migration that was released is never changed.
+
+mod m0001_tables;
+mod m0002_platform;
+
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+/// All migrations, oldest first.
+pub(crate) struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_tables::Migration), Box::new(m0002_platform::Migration)]
+    }
+}

@@ -1,0 +1,20 @@
+//! Virtual machine monitors behind one trait.
+//!
+//! Knows: how to describe a machine to a VMM, how to talk to a running one (boot, pause, save, load, resume), which VMM
+//! really works on this host, and what makes a saved device state loadable ([`Compatibility`]).
+//! Must never know: networks beyond the name of a TAP device, disks beyond the paths handed to it, who starts the
+//! process (it describes a [`Command`]; `keeper` runs it), how memory files come into being (`memory`).
+//!
+//! Every driver maps the memory file privately, so a guest's writes never reach it.
+
+mod compatibility;
+pub mod limits;
+mod machine;
+pub mod qemu;
+mod qmp;
+mod spec;
+
+pub use compatibility::{Compatibility, Tier};
+pub use machine::{Dirty, Machine, MachineError, Status, Trouble, Vmm};
+pub use qmp::{Broken, QmpError};
+pub use spec::{BootSource, Command, Mac, MachineSpec, Nic, SpecError, Start};

@@ -1,0 +1,160 @@
+//! A machine as its user describes it, and the command that becomes of it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+
+/// One machine. Everything a saved state depends on must be the same when it is loaded again: sizes, and which of the
+/// optional devices exist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Guest memory, a whole number of MiB; the length of `memory`.
+    pub memory_bytes: u64,
+    /// Guest memory to begin with; mapped privately, never written.
+    pub memory: PathBuf,
+    /// Root disk, raw and writable: `/dev/vda`.
+    pub root_disk: PathBuf,
+    /// Kernel modules, raw and read-only: `/dev/vdb`.
+    pub modules_disk: Option<PathBuf>,
+    /// Network card.
+    pub network: Option<Nic>,
+    /// Directory of the VMM's sockets, private to this machine.
+    pub runtime_dir: PathBuf,
+}
+
+/// A network card on a TAP device that exists in the network namespace the VMM runs in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// Name of the TAP device.
+    pub tap: String,
+    /// Address the guest sees.
+    pub mac: Mac,
+}
+
+/// An Ethernet address, `02:fc:00:00:00:05`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0.map(|byte| format!("{byte:02x}"));
+        f.write_str(&bytes.join(":"))
+    }
+}
+
+impl FromStr for Mac {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let bytes: Option<Vec<u8>> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
+        bytes.and_then(|bytes| bytes.try_into().ok()).map(Self).ok_or_else(|| SpecError::Mac(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = SpecError;
+
+    fn try_from(text: String) -> Result<Self, SpecError> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+/// What a machine begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// A kernel.
+    Boot(BootSource),
+    /// A saved device state, given later with [`crate::Machine::load`].
+    Load,
+}
+
+/// A kernel to boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootSource {
+    /// Kernel image in the form the VMM wants: bzImage for QEMU, ELF for Firecracker.
+    pub kernel: PathBuf,
+    /// Initial RAM file system.
+    pub initramfs: PathBuf,
+    /// Kernel command line.
+    pub cmdline: String,
+}
+
+/// A VMM process to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Program, looked up in `PATH` when it has no slash.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Directory it runs in: sockets are named relative to it, since a socket's path has 107 bytes (unix(7)).
+    pub cwd: PathBuf,
+}
+
+/// Why there can be no such machine.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// None, or more than anyone wants.
+    #[error("a machine has 1 to {max} virtual CPUs, not {0}", max = limits::VCPUS)]
+    Vcpus(u32),
+    /// Not a whole number of MiB.
+    #[error("guest memory must be a whole number of MiB, not {0} bytes")]
+    Memory(u64),
+    /// VMMs take paths as text.
+    #[error("path {0:?} is not UTF-8")]
+    Path(PathBuf),
+    /// Not the name of a network device.
+    #[error("{0:?} is not the name of a network device")]
+    Tap(String),
+    /// Not six bytes.
+    #[error("{0:?} is not an Ethernet address")]
+    Mac(String),
+    /// Too long for the boot protocol, or not one line.
+    #[error("the kernel command line is longer than {max} bytes or not one line", max = limits::CMDLINE_BYTES)]
+    Cmdline,
+}
+
+impl MachineSpec {
+    /// Checks what every VMM would refuse, and what could be taken for something else in its arguments.
+    pub(crate) fn check(&self) -> Result<(), SpecError> {
+        if !(1..=limits::VCPUS).contains(&self.vcpus) {
+            return Err(SpecError::Vcpus(self.vcpus));
+        }
+        if self.memory_bytes == 0 || !self.memory_bytes.is_multiple_of(1 << 20) {
+            return Err(SpecError::Memory(self.memory_bytes));
+        }
+        // IFNAMSIZ is 16 with the terminator; the kernel forbids '/' and white space (dev_valid_name).
+        let valid = |name: &str| {
+            !name.is_empty()
+                && name.len() < 16
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        };
+        match &self.network {
+            Some(nic) if !valid(&nic.tap) => Err(SpecError::Tap(nic.tap.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl BootSource {
+    pub(crate) fn check(&self) -> Result<(), SpecError> {
+        let one_line = !self.cmdline.bytes().any(|byte| byte.is_ascii_control());
+        (one_line && self.cmdline.len() <= limits::CMDLINE_BYTES).then_some(()).ok_or(SpecError::Cmdline)
+    }
+}
+
+pub(crate) fn text(path: &Path) -> Result<&str, SpecError> {
+    path.to_str().ok_or_else(|| SpecError::Path(path.to_owned()))
+}

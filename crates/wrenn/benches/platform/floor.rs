@@ -1,0 +1,191 @@
+//! What the machine allows: the same guest in bare QEMU, with nothing of the platform around it but the calls that
+//! cannot be left out.
+
+use crate::platform::Platform;
+use guestlink::{Envd, Init};
+use memory::{Base, Draft, Generation, Seal};
+use network::{Adoption, Network, NetworkOptions, Resolvers, Slot};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use sys::spawn::{Process, Spawn, Stream};
+use vmm::qemu::{Accelerator, Qemu};
+use vmm::{Dirty, Mac, Machine, MachineSpec, Nic, Start, Vmm};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Bare QEMU on the platform's own template generation.
+pub struct Floor {
+    qemu: Qemu,
+    network: Network,
+    template: Arc<Generation>,
+    modules: PathBuf,
+    dir: PathBuf,
+}
+
+/// A restored, running VM.
+struct Bare {
+    process: Process,
+    machine: Box<dyn Machine>,
+    slot: Slot,
+    envd: Envd,
+    base: Base,
+    disk: PathBuf,
+}
+
+impl Floor {
+    /// Uses the generation and kernel of a running platform.
+    pub async fn open(platform: &Platform) -> Result<Self> {
+        let pool = platform.dir.join("pool");
+        let template = template(&pool.join("generations"))?;
+        let dir = pool.join("bench");
+        std::fs::create_dir_all(&dir)?;
+        let options = NetworkOptions {
+            instance: "bnch".parse()?,
+            wrenn_dir: dir.clone(),
+            ready_slots: 2,
+            resolvers: Resolvers::Host,
+        };
+        let adoption: Adoption = Network::open(options).await?;
+        Ok(Self {
+            qemu: Qemu::find(None, Accelerator::Tcg)?,
+            network: adoption.finish().await,
+            template,
+            modules: modules_disk(&pool.join("artifacts"))?,
+            dir,
+        })
+    }
+
+    /// Ends what [`Self::open`] made.
+    pub async fn close(self) -> Result<()> {
+        self.network.destroy_all().await?;
+        std::fs::remove_dir_all(&self.dir)?;
+        Ok(())
+    }
+
+    /// From nothing to the end of the first `sh -c true`.
+    pub async fn restore_and_exec(&self) -> Result<Duration> {
+        let started = Instant::now();
+        let bare = self.restore(&self.template, None).await?;
+        sh_true(&bare.envd).await?;
+        let took = started.elapsed();
+        self.end(bare).await?;
+        Ok(took)
+    }
+
+    /// A VM that has run a command is saved durably; what was saved is restored and runs one again.
+    pub async fn save_and_restore(&self) -> Result<(Duration, Duration)> {
+        let bare = self.restore(&self.template, None).await?;
+        sh_true(&bare.envd).await?;
+        bare.envd.prepare().await?;
+        let started = Instant::now();
+        let generation = self.save(&bare).await?;
+        let saved = started.elapsed();
+        let disk = bare.disk.clone();
+        self.end(bare).await?;
+        let started = Instant::now();
+        let bare = self.restore(&generation, Some(&disk)).await?;
+        sh_true(&bare.envd).await?;
+        let restored = started.elapsed();
+        self.end(bare).await?;
+        std::fs::remove_dir_all(generation.dir())?;
+        Ok((saved, restored))
+    }
+
+    async fn restore(&self, generation: &Arc<Generation>, disk: Option<&Path>) -> Result<Bare> {
+        let slot = self.network.acquire().await?;
+        let runtime = self.dir.join(format!("run{}", slot.index()));
+        let _ = std::fs::remove_dir_all(&runtime);
+        std::fs::create_dir_all(&runtime)?;
+        let root_disk = self.dir.join(format!("disk-{}", uuid::Uuid::now_v7()));
+        disk::clone_file(disk.or(generation.disk_path().as_deref()).ok_or("no disk")?, &root_disk)?;
+        let spec = MachineSpec {
+            vcpus: 1,
+            memory_bytes: generation.manifest().memory_bytes,
+            memory: generation.memory_path(),
+            root_disk: root_disk.clone(),
+            modules_disk: Some(self.modules.clone()),
+            network: Some(Nic { tap: network::TAP.to_owned(), mac: Mac(network::GUEST_MAC) }),
+            runtime_dir: runtime.clone(),
+        };
+        let command = self.qemu.command(&spec, &Start::Load)?;
+        let process = Spawn::new(&command.program)
+            .args(&command.args)
+            .cwd(&command.cwd)
+            .inherit_env()
+            .enter_namespace(slot.namespace_fd()?)
+            .stdout(Stream::Null)
+            .spawn()?;
+        let machine = self.qemu.connect(&runtime, Duration::from_secs(20)).await?;
+        machine.load(&spec, &generation.state_path()).await?;
+        machine.resume().await?;
+        let dialler = slot.dialler();
+        let open = move || {
+            let dialler = dialler.clone();
+            async move { dialler.dial(guestlink::PORT).await }
+        };
+        let envd = Envd::new(dial::Dialler::new(open), String::new());
+        let init = Init { timestamp: chrono::Utc::now().to_rfc3339(), ..Init::default() };
+        envd.init(&init, Duration::from_secs(20)).await?;
+        Ok(Bare { process, machine, slot, envd, base: Base::Generation(generation.clone()), disk: root_disk })
+    }
+
+    async fn save(&self, bare: &Bare) -> Result<Arc<Generation>> {
+        let (dir, base) = (self.dir.clone(), bare.base.clone());
+        let draft = tokio::task::spawn_blocking(move || Draft::begin(&dir, &base)).await??;
+        bare.machine.pause().await?;
+        disk::clone_file(&bare.disk, &draft.disk_path())?;
+        let dirty = bare.machine.save(&draft.state_path(), &draft.memory_path()).await?;
+        let pid = bare.process.pid();
+        let committed = tokio::task::spawn_blocking(move || {
+            let filled = match dirty {
+                Dirty::InProcess => draft.copy_dirty(pid)?,
+                Dirty::Written => draft.written_by_vmm(),
+            };
+            filled.commit(Seal::default())
+        });
+        let (generation, _) = committed.await??;
+        Ok(Arc::new(generation))
+    }
+
+    async fn end(&self, mut bare: Bare) -> Result<()> {
+        let _ = bare.machine.quit().await;
+        bare.process.kill()?;
+        bare.process.wait()?;
+        self.network.release(bare.slot);
+        Ok(())
+    }
+}
+
+async fn sh_true(envd: &Envd) -> Result<()> {
+    use proto::process::{ProcessConfig, StartRequest};
+    let process =
+        ProcessConfig { cmd: "/bin/sh".to_owned(), args: vec!["-c".to_owned(), "true".to_owned()], ..Default::default() };
+    let request = StartRequest { process: process.into(), stdin: Some(false), ..Default::default() };
+    let mut stream = envd.process().start_with_options(request, guestlink::options("root")).await?;
+    while stream.message().await?.is_some() {}
+    Ok(())
+}
+
+/// The generation of the default size class.
+fn template(dir: &Path) -> Result<Arc<Generation>> {
+    for entry in std::fs::read_dir(dir)? {
+        let Ok(generation) = Generation::open(&entry?.path()) else { continue };
+        let class = generation.manifest().labels.get("class").cloned().unwrap_or_default();
+        if class.contains("\"memory_mb\":512") && class.contains("\"vcpus\":1") {
+            return Ok(Arc::new(generation));
+        }
+    }
+    Err("the platform has no template generation".into())
+}
+
+fn modules_disk(artifacts: &Path) -> Result<PathBuf> {
+    for entry in std::fs::read_dir(artifacts)? {
+        let path = entry?.path().join("modules.img");
+        if path.exists() {
+            return Ok(path);
+        }
+    }
+    Err("no modules disk".into())
+}

@@ -1,0 +1,242 @@
+//! The command line. Its texts are part of the product: docs/cli.md holds each of them.
+
+use crate::up::platform::LISTEN;
+use clap::{Args, Parser, Subcommand};
+use model::CapsuleId;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Isolated Linux microVMs on your own machines.
+#[derive(Debug, Parser)]
+#[command(name = "wrenn", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Print JSON instead of text
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Data directory; else $WRENN_DIR, else .wrenn in a checkout or /var/lib/wrenn
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub dir: Option<PathBuf>,
+}
+
+impl Global {
+    /// The data directory to use.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.clone().unwrap_or_else(client::data_dir)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a whole platform on this machine and run a first capsule
+    Up(UpArgs),
+    /// End everything `up` started
+    Down(DownArgs),
+    /// Check what this machine can do, and say what to change
+    Doctor(DoctorArgs),
+    /// Create and use capsules
+    #[command(subcommand)]
+    Capsule(CapsuleCommand),
+    /// Explain why a capsule stopped
+    Why {
+        /// Capsule
+        #[arg(value_name = "ID", value_parser = capsule_id)]
+        id: CapsuleId,
+    },
+    /// Run the control plane alone
+    Server(ServerArgs),
+    /// Run the host agent alone
+    Agent(AgentArgs),
+    /// Parent of one VM; started by the agent
+    #[command(hide = true)]
+    Keeper {
+        /// What to run
+        spec: PathBuf,
+    },
+}
+
+/// Where the API is offered.
+#[derive(Debug, Args)]
+pub struct ListenArg {
+    /// Address of the API
+    #[arg(long, value_name = "ADDR", default_value_t = LISTEN)]
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub listen: ListenArg,
+    /// Install missing packages without asking
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Stop after the first capsule has run
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// Also delete the data directory: capsules, keys, downloads
+    #[arg(long)]
+    pub purge: bool,
+    /// Do not ask before deleting
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub listen: ListenArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub listen: ListenArg,
+    /// Database; SQLite in the data directory when absent
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Address of the server's API, for events
+    #[arg(long, value_name = "ADDR", default_value_t = LISTEN)]
+    pub server: SocketAddr,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CapsuleCommand {
+    /// Create a capsule and print its id
+    Create(CreateArgs),
+    /// List capsules
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one capsule
+    Get(IdArg),
+    /// Run a command and pass on its output and exit code
+    Exec(ExecArgs),
+    /// Copy a file into or out of a capsule
+    Cp(CpArgs),
+    /// Save a capsule with its memory and free its resources
+    Pause(IdArg),
+    /// Continue a paused capsule where it was
+    Resume(ResumeArgs),
+    /// Destroy capsules
+    Rm {
+        /// Capsules
+        #[arg(value_name = "ID", required = true, value_parser = capsule_id)]
+        ids: Vec<CapsuleId>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct IdArg {
+    /// Capsule
+    #[arg(value_name = "ID", value_parser = capsule_id)]
+    pub id: CapsuleId,
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Template to start from
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<i64>,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB")]
+    pub memory_mb: Option<i64>,
+    /// Pause after this many seconds without activity; 0 = never
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout_sec: Option<i64>,
+    /// Label; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub metadata: Vec<(String, String)>,
+    /// Environment of every command; may be given several times
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// Do not wait until it runs
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// User to run as; else the template's default user
+    #[arg(long, short, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Working directory
+    #[arg(long, short = 'w', value_name = "PATH")]
+    pub cwd: Option<String>,
+    /// Environment variable; may be given several times
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// End the command after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = model::limits::EXEC_TIMEOUT_S_MAX,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(model::limits::EXEC_TIMEOUT_S_MAX)))]
+    pub timeout: u32,
+    /// Start it and print its process id
+    #[arg(long, conflicts_with = "timeout")]
+    pub background: bool,
+    /// Name to find a background command by
+    #[arg(long, value_name = "NAME", requires = "background")]
+    pub tag: Option<String>,
+    /// Capsule
+    #[arg(value_name = "ID", value_parser = capsule_id)]
+    pub id: CapsuleId,
+    /// Command and its arguments, not passed through a shell
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CpArgs {
+    /// File, `-` for stdin, or CAPSULE:PATH
+    pub from: String,
+    /// File, directory, `-` for stdout, or CAPSULE:PATH
+    pub to: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    pub capsule: IdArg,
+    /// Boot from its disk and forget its memory
+    #[arg(long)]
+    pub discard_memory: bool,
+}
+
+/// Reads an id as the API and as host names spell it.
+pub fn capsule_id(text: &str) -> Result<CapsuleId, String> {
+    CapsuleId::parse_lenient(text).map_err(|error| error.to_string())
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,133 @@
+//! `wrenn up`: from nothing to a platform that has run a capsule, told step by step.
+
+mod announce;
+mod first_capsule;
+mod packages;
+pub mod platform;
+mod steps;
+
+use crate::capsule::SETTLE;
+use crate::cli::{AgentArgs, Global, ServerArgs, UpArgs};
+use crate::doctor::{self, Plan};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::instance::Instance;
+use crate::output::Output;
+use client::{Client, Credentials};
+use futures_util::{StreamExt, stream};
+use model::CapsuleStatus;
+use platform::Stop;
+use std::path::Path;
+use steps::Steps;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Capsules paused at the same time when the platform ends: each pause is bound by the disk.
+const PAUSES: usize = 2;
+
+/// Runs a platform until Ctrl-C, or with `--once` until its first capsule has run.
+pub async fn run(global: &Global, args: &UpArgs) -> Outcome {
+    let plan = Plan { dir: global.data_dir(), listen: args.listen.listen, running: false };
+    let out = Output { json: global.json };
+    let steps = Steps::new(global.json);
+    let mut interrupts = Interrupts::new()?;
+
+    let _instance = Instance::take(&plan.dir)?;
+    platform::start_logs(&plan.dir, "wrenn.log", true)?;
+    packages::install_missing(args.yes)?;
+    doctor::examine(&plan).into_outcome()?;
+
+    let platform = tokio::select! {
+        started = platform::start(&plan, &steps) => started?,
+        () = interrupts.next() => return Err(interrupted()),
+    };
+    let ended = serve(&plan, args.once, out, &steps, &mut interrupts).await;
+    match &ended {
+        Ok(stop) => platform.stop(*stop).await,
+        Err(_) => platform.stop(Stop::Leave).await,
+    }
+    ended.map(drop)
+}
+
+/// From the first capsule to the end; says how the agent is to leave its capsules.
+async fn serve(plan: &Plan, once: bool, out: Output, steps: &Steps, interrupts: &mut Interrupts) -> Outcome<Stop> {
+    let client = Client::new(Credentials::find(&plan.dir)?)?;
+    tokio::select! {
+        tried = first_capsule::run(&client, steps) => tried?,
+        () = interrupts.next() => return Err(interrupted()),
+    }
+    if once {
+        return Ok(Stop::Leave);
+    }
+    announce::ready(&plan.dir, out)?;
+    interrupts.next().await;
+    out.note("pausing capsules; Ctrl-C again leaves them running");
+    tokio::select! {
+        // Capsules of other teams than ours are the agent's to pause.
+        paused = pause_all(&client, steps) => paused.map(|()| Stop::PauseAll),
+        () = interrupts.next() => Ok(Stop::Leave),
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Exit::Interrupted, "interrupted").hint("`wrenn up` goes on where it was; `wrenn down` removes what is left")
+}
+
+/// Saves every running capsule. One that cannot be paused is left running and named.
+async fn pause_all(client: &Client, steps: &Steps) -> Outcome {
+    let running = client.list().await?.into_iter().filter(|capsule| capsule.status == CapsuleStatus::Running);
+    let mut pauses = stream::iter(running.map(async |capsule| {
+        let step = steps.begin(&format!("pause {}", capsule.id));
+        client.pause(capsule.id).await?;
+        let capsule = client.settled(capsule.id, SETTLE).await?;
+        step.done(capsule.status.as_str());
+        Ok::<_, client::Error>(capsule)
+    }))
+    .buffer_unordered(PAUSES);
+    let mut left = Vec::new();
+    while let Some(outcome) = pauses.next().await {
+        match outcome {
+            Ok(capsule) if capsule.status == CapsuleStatus::Running => left.push(capsule.id.to_string()),
+            Ok(_) => {}
+            Err(error) => left.push(Failure::from(error).message),
+        }
+    }
+    match left.as_slice() {
+        [] => Ok(()),
+        left => Err(Failure::plain(format_args!("not paused: {}", left.join(", "))).hint("they go on running; `wrenn down` ends them")),
+    }
+}
+
+/// Ctrl-C and what a service manager sends.
+struct Interrupts {
+    int: Signal,
+    term: Signal,
+}
+
+impl Interrupts {
+    fn new() -> Outcome<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::plain(format_args!("cannot handle signals: {error}")));
+        Ok(Self { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+        }
+    }
+}
+
+/// `wrenn server`: the control plane alone.
+pub async fn server_alone(dir: &Path, args: ServerArgs) -> Outcome {
+    let mut interrupts = Interrupts::new()?;
+    platform::start_logs(dir, "server.log", false)?;
+    platform::server(dir, args.listen.listen, args.database_url, interrupts.next()).await
+}
+
+/// `wrenn agent`: this host alone. It holds the directory, since what it holds on the host is named after it.
+pub async fn agent_alone(dir: &Path, args: &AgentArgs) -> Outcome {
+    let mut interrupts = Interrupts::new()?;
+    let _instance = Instance::take(dir)?;
+    platform::start_logs(dir, "agent.log", false)?;
+    platform::agent(dir, args.server, interrupts.next()).await
+}

@@ -1,0 +1,182 @@
+//! The one file that touches the interfaces of agent, server and image.
+
+use super::steps::{Step, Steps};
+use crate::doctor::Plan;
+use crate::failure::{Failure, Outcome};
+use agent::Agent;
+use hostlink::Callback;
+use server::{HostCredentials, Server};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+pub use agent::Stop;
+
+/// Where the API listens unless somebody says otherwise.
+pub const LISTEN: SocketAddr = server::Options::LISTEN;
+
+/// A running agent and server. They know each other by address only.
+pub struct Platform {
+    agent: Agent,
+    server: Server,
+}
+
+/// Makes what guests boot from, starts both halves, and returns once the API answers.
+pub async fn start(plan: &Plan, steps: &Steps) -> Outcome<Platform> {
+    let listen = settled(plan.listen)?;
+    let callback = callback(&plan.dir, listen)?;
+    let agent = start_agent(&plan.dir, callback, steps).await?;
+    let step = steps.begin("server");
+    match Server::start(server_options(&plan.dir, listen, None, Some(agent.socket().to_owned()))).await {
+        Ok(server) => {
+            step.done(server.base_url());
+            Ok(Platform { agent, server })
+        }
+        Err(error) => {
+            agent.stop(Stop::Leave).await;
+            Err(Failure::plain(error))
+        }
+    }
+}
+
+/// The agent must know the server's address before there is a server: a port left open is chosen here.
+fn settled(listen: SocketAddr) -> Outcome<SocketAddr> {
+    if listen.port() != 0 {
+        return Ok(listen);
+    }
+    TcpListener::bind(listen)
+        .and_then(|listener| listener.local_addr())
+        .map_err(|error| Failure::plain(format_args!("cannot listen on {listen}: {error}")))
+}
+
+fn callback(dir: &Path, listen: SocketAddr) -> Outcome<Callback> {
+    let host = HostCredentials::of(dir).map_err(Failure::plain)?;
+    let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
+    let base_url = format!("http://{}", SocketAddr::new(ip, listen.port()));
+    Callback::new(&base_url, host.id.to_string(), host.token.expose().to_owned()).map_err(Failure::plain)
+}
+
+fn server_options(dir: &Path, listen: SocketAddr, database_url: Option<String>, agent_socket: Option<PathBuf>) -> server::Options {
+    server::Options { listen, dir: dir.to_owned(), database_url, agent_socket, version: env!("CARGO_PKG_VERSION") }
+}
+
+async fn start_agent(dir: &Path, callback: Callback, steps: &Steps) -> Outcome<Agent> {
+    let progress = Parts { steps: steps.clone(), running: Mutex::default() };
+    let prepared = agent::prepare(agent_options(dir, callback)?, progress).await.map_err(not_started)?;
+
+    let step = steps.begin("agent");
+    let agent = Agent::start(prepared).await.map_err(not_started)?;
+    let (running, paused) = agent.census();
+    step.done(&format!("isolation {}, {running} capsules running, {paused} paused", agent.isolation()));
+
+    if !agent.has_template() {
+        let step = steps.begin("first boot of the template");
+        if let Err(error) = agent.make_template().await {
+            agent.stop(Stop::Leave).await;
+            return Err(not_started(error));
+        }
+        step.done("kept for every later capsule");
+    }
+    Ok(agent)
+}
+
+fn not_started(error: agent::StartError) -> Failure {
+    Failure::plain(error).hint("`wrenn doctor` checks this machine; details are in $WRENN_DIR/logs")
+}
+
+fn agent_options(dir: &Path, callback: Callback) -> Outcome<agent::Options> {
+    let vmm = std::env::var("WRENN_VMM").ok().map(|text| text.parse()).transpose();
+    let ready_vms = std::env::var("WRENN_READY_VMS").ok().map(|text| text.parse()).transpose();
+    Ok(agent::Options {
+        dir: dir.to_owned(),
+        program: std::env::current_exe().map_err(|error| Failure::plain(format_args!("cannot find this program: {error}")))?,
+        envd: guest_daemon()?,
+        source: image::Source::from_env(),
+        vmm: vmm.map_err(Failure::plain)?.unwrap_or_default(),
+        ready_vms: ready_vms.map_err(|error| Failure::plain(format_args!("WRENN_READY_VMS: {error}")))?,
+        callback: Some(callback),
+    })
+}
+
+/// The static `envd`: where `cargo xtask` builds it in a checkout, else beside this program. The order matters: beside
+/// a program in `target/debug` there may lie an `envd` that was linked for this machine, not for a guest.
+fn guest_daemon() -> Outcome<PathBuf> {
+    let named = std::env::var_os("WRENN_ENVD").map(PathBuf::from);
+    let program = std::env::current_exe().unwrap_or_default();
+    let beside = program.parent().unwrap_or(Path::new("/"));
+    let built = beside.join("../x86_64-unknown-linux-gnu/guest/envd");
+    let found = named.into_iter().chain([built, beside.join("envd")]).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        Failure::plain("the guest daemon `envd` is not beside this program").hint("`cargo xtask up` builds it; WRENN_ENVD names another place")
+    })
+}
+
+impl Platform {
+    /// Ends both halves. VMs outlive them.
+    pub async fn stop(self, how: Stop) {
+        self.server.stop().await;
+        self.agent.stop(how).await;
+    }
+}
+
+/// The parts of the image as steps.
+struct Parts {
+    steps: Steps,
+    running: Mutex<HashMap<image::Step, Step>>,
+}
+
+impl image::Progress for Parts {
+    fn started(&self, part: image::Step) {
+        if let Ok(mut running) = self.running.lock() {
+            running.insert(part, self.steps.begin(&part.to_string()));
+        }
+    }
+
+    fn advanced(&self, part: image::Step, fraction: f32, doing: &str) {
+        if let Some(step) = self.running.lock().ok().as_ref().and_then(|running| running.get(&part)) {
+            step.advance(fraction, doing);
+        }
+    }
+
+    fn finished(&self, part: image::Step, outcome: image::Outcome) {
+        let started = self.running.lock().ok().and_then(|mut running| running.remove(&part));
+        started.unwrap_or_else(|| self.steps.begin(&part.to_string())).done(match outcome {
+            image::Outcome::Cached => "cached",
+            image::Outcome::Built => "built",
+        });
+    }
+}
+
+/// Ends every VM of the directory and removes what the agent left on the host; `purge` also its files.
+pub async fn teardown(dir: &Path, purge: bool) -> Outcome {
+    agent::teardown(dir, purge).await.map_err(Failure::plain)
+}
+
+/// The body of `wrenn keeper SPEC`.
+pub fn keeper(spec: &Path) -> Outcome<ExitCode> {
+    keeper::run(spec).map(|()| ExitCode::SUCCESS).map_err(|error| Failure::plain(format_args!("keeper: {error}")))
+}
+
+/// The control plane alone, until `ended`. It finds the agent of this data directory, if one runs.
+pub async fn server(dir: &Path, listen: SocketAddr, database_url: Option<String>, ended: impl Future<Output = ()>) -> Outcome {
+    let options = server_options(dir, listen, database_url, Some(dir.join("run/agent.sock")));
+    server::run(options, ended).await.map_err(Failure::plain)
+}
+
+/// The agent alone, until `ended`. Capsules go on.
+pub async fn agent(dir: &Path, server: SocketAddr, ended: impl Future<Output = ()>) -> Outcome {
+    let agent = start_agent(dir, callback(dir, server)?, &Steps::new(false)).await?;
+    ended.await;
+    agent.stop(Stop::Leave).await;
+    Ok(())
+}
+
+/// Logs to the directory's `logs`; a command that talks to a person keeps all but warnings from the terminal.
+pub fn start_logs(dir: &Path, name: &str, quiet: bool) -> Outcome {
+    let file = Some(dir.join("logs").join(name));
+    let options = telemetry::Options { level: std::env::var("LOG_LEVEL").ok(), file, quiet };
+    telemetry::init(&options).map_err(Failure::plain)?.reopen_on_hangup();
+    Ok(())
+}

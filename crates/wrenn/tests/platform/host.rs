@@ -1,0 +1,138 @@
+//! What a platform has on its host.
+
+use crate::Verdict;
+use crate::platform::Platform;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+use sys::spawn::{Spawn, Stream};
+
+/// Everything that a destroyed capsule, or a platform that is down, must not leave behind.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Footprint {
+    processes: BTreeSet<String>,
+    links: BTreeSet<String>,
+    namespaces: BTreeSet<String>,
+    rules: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    files: BTreeSet<String>,
+}
+
+impl Footprint {
+    /// Links, namespaces, tables and mounts that carry the instance's name; of any instance when there is none yet.
+    pub fn of_instance(instance: Option<&str>) -> Self {
+        let ours = |name: &str| match instance {
+            Some(instance) => name.contains(instance),
+            None => name.starts_with("wr") || name.starts_with("wv"),
+        };
+        let names = |dir: &str| {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| ours(name)).collect()
+        };
+        Self {
+            links: names("/sys/class/net"),
+            namespaces: names("/run/netns"),
+            rules: lines("nft", &["list", "tables"]).into_iter().filter(|line| line.contains("wrenn")).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// All of it for one platform, once two readings agree: freeing goes on in the background.
+    pub async fn settled(dir: &Path, instance: &str) -> Self {
+        let mut last = Self::of(dir, instance);
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_millis(1_000)).await;
+            let now = Self::of(dir, instance);
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        last
+    }
+
+    fn of(dir: &Path, instance: &str) -> Self {
+        let text = dir.display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let pool = dir.join("pool");
+        let files = ["capsules", "vms", "generations"].iter().flat_map(|part| entries(&pool.join(part)));
+        let runtime = entries(&Path::new("/run/wrenn").join(instance));
+        Self {
+            processes: processes(dir, "").into_iter().map(|pid| pid.to_string()).collect(),
+            mounts: mounts.lines().filter(|line| line.contains(&text)).map(str::to_owned).collect(),
+            files: files.chain(runtime).collect(),
+            ..Self::of_instance(Some(instance))
+        }
+    }
+
+    /// An error that names what is different. Network slots in use before may be prepared ones now, but not more.
+    pub fn compare(&self, after: &Self) -> Verdict {
+        let mut differences = Vec::new();
+        let parts = [
+            ("processes", &self.processes, &after.processes),
+            ("rules", &self.rules, &after.rules),
+            ("mounts", &self.mounts, &after.mounts),
+            ("files", &self.files, &after.files),
+        ];
+        for (what, before, after) in parts {
+            if before != after {
+                differences.push(format!("{what}: {:?}", before.symmetric_difference(after).collect::<Vec<_>>()));
+            }
+        }
+        for (what, before, after) in [("links", &self.links, &after.links), ("namespaces", &self.namespaces, &after.namespaces)] {
+            if before.len() != after.len() {
+                differences.push(format!("{what}: {before:?} became {after:?}"));
+            }
+        }
+        if differences.is_empty() { Ok(()) } else { Err(differences.join("; ").into()) }
+    }
+}
+
+/// Processes whose command line names the directory, or whose parent does and whose name matches.
+pub fn processes(dir: &Path, name: &str) -> Vec<u32> {
+    let text = dir.display().to_string();
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<u32> = all
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(&text) && line.contains(name) && *pid != std::process::id()
+        })
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    found.map(|entry| entry.path().display().to_string()).collect()
+}
+
+fn lines(program: &str, args: &[&str]) -> Vec<String> {
+    let output = Spawn::new(program).args(args).inherit_env().output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// `wrenn down` after a crash with a running capsule: no process, link, namespace, table or mount remains.
+pub async fn down_leaves_nothing(mut platform: Platform, before: Footprint) -> Verdict {
+    platform.capsule().await?;
+    platform.kill()?;
+    let instance = std::fs::read_to_string(platform.dir.join("instance"))?;
+    let dir = platform.dir.clone();
+    let mut down = Spawn::new(env!("CARGO_BIN_EXE_wrenn"))
+        .args(["down", "--dir"])
+        .arg(&dir)
+        .inherit_env()
+        .stdout(Stream::Inherit)
+        .stderr(Stream::Inherit)
+        .spawn()?;
+    if !down.wait()?.success() {
+        return Err("`wrenn down` failed".into());
+    }
+    let left = Footprint::of(&dir, instance.trim());
+    let expected = Footprint { files: left.files.clone(), ..Footprint::default() };
+    expected.compare(&left)?;
+    let after = Footprint::of_instance(None);
+    before.compare(&after)
+}

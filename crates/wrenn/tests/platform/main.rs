@@ -1,0 +1,67 @@
+//! The whole platform as its user meets it: `wrenn up` as a process, real VMs, the public API.
+//!
+//! The scenarios share one data directory, because making the guest's kernel and image takes minutes, and run one
+//! after another, because some of them kill the platform. `WRENN_TEST_DIR` names the directory; else it is below the
+//! target directory and kept for the next run.
+
+mod bad_input;
+mod guest;
+mod host;
+mod lifecycle;
+mod platform;
+mod restart;
+
+use platform::Platform;
+use std::time::Instant;
+
+/// What a scenario ends with.
+type Verdict = Result<(), Box<dyn std::error::Error>>;
+
+macro_rules! scenarios {
+    ($platform:ident, $only:ident: $( $module:ident :: $name:ident ),* $(,)?) => {{
+        let (mut passed, mut failed) = (0, 0);
+        $(
+            let name = concat!(stringify!($module), "::", stringify!($name));
+            if $only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
+                let started = Instant::now();
+                let verdict: Verdict = $module::$name(&mut $platform).await;
+                let seconds = started.elapsed().as_secs_f64();
+                match verdict {
+                    Ok(()) => { passed += 1; println!("test {name} ... ok ({seconds:.1} s)"); }
+                    Err(error) => { failed += 1; println!("test {name} ... FAILED ({seconds:.1} s)\n  {error}"); }
+                }
+            }
+        )*
+        (passed, failed)
+    }};
+}
+
+#[tokio::main]
+async fn main() {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let before = host::Footprint::of_instance(None);
+    let mut platform = match Platform::start("0").await {
+        Ok(platform) => platform,
+        Err(error) => {
+            println!("the platform does not start: {error}");
+            std::process::exit(1);
+        }
+    };
+    let (mut passed, mut failed) = scenarios!(platform, only:
+        guest::runs_commands,
+        guest::moves_files,
+        bad_input::is_refused,
+        lifecycle::memory_and_disk_survive_twenty_rounds,
+        lifecycle::five_at_once_leave_nothing,
+        restart::kill_of_the_platform_stops_no_capsule,
+    );
+    match host::down_leaves_nothing(platform, before).await {
+        Ok(()) => passed += 1,
+        Err(error) => {
+            failed += 1;
+            println!("test host::down_leaves_nothing ... FAILED\n  {error}");
+        }
+    }
+    println!("\ntest result: {}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out", if failed == 0 { "ok" } else { "FAILED" });
+    std::process::exit(i32::from(failed > 0));
+}

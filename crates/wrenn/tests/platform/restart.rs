@@ -1,0 +1,46 @@
+//! What a crash of the platform does to capsules: nothing.
+
+use crate::Verdict;
+use crate::platform::Platform;
+use model::CapsuleStatus;
+
+/// Writes the uptime of the guest ten times a second. A guest that was stopped in between has a gap.
+const TICKER: &str = "nohup sh -c 'while :; do cut -d\" \" -f1 /proc/uptime >> /root/ticks; sleep 0.1; done' >/dev/null 2>&1 &";
+
+/// `kill -9` of `wrenn up` with two running and one paused capsule, and a new one.
+pub async fn kill_of_the_platform_stops_no_capsule(platform: &mut Platform) -> Verdict {
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let id = platform.capsule().await?.id;
+        platform.sh(id, TICKER).await?;
+        running.push(id);
+    }
+    let paused = platform.capsule().await?.id;
+    platform.sh(paused, "echo kept > /dev/shm/note").await?;
+    platform.pause(paused).await?;
+
+    let pids = host_pids(platform);
+    platform.kill_and_restart().await?;
+    assert_eq!(pids, host_pids(platform), "VMMs were started or ended");
+
+    for id in &running {
+        assert_eq!(platform.client.get(*id).await?.status, CapsuleStatus::Running);
+        // The kernel of the guest counts its own time: a stopped VM would show a gap in host time, so the
+        // writer must also have gone on while no platform was there.
+        let ticks = platform.sh(*id, "cat /root/ticks").await?;
+        let times: Vec<f64> = ticks.lines().filter_map(|line| line.parse().ok()).collect();
+        let gap = times.windows(2).filter_map(|pair| Some(pair.get(1)? - pair.first()?)).fold(0.0, f64::max);
+        assert!(times.len() > 10 && gap < 5.0, "{} ticks, largest gap {gap} s", times.len());
+    }
+    platform.resume(paused).await?;
+    assert_eq!(platform.sh(paused, "cat /dev/shm/note").await?, "kept\n");
+    for id in running.into_iter().chain([paused]) {
+        platform.sh(id, "true").await?;
+        platform.destroy(id).await?;
+    }
+    Ok(())
+}
+
+fn host_pids(platform: &Platform) -> Vec<u32> {
+    crate::host::processes(&platform.dir, "qemu-system")
+}

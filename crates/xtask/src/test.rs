@@ -1,0 +1,54 @@
+//! `cargo xtask test`: everything, on real virtual machines and databases.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::packages::{self, Consent};
+use crate::{Outcome, guest, process, sdk, toolchain, workspace};
+
+/// Test binaries are run through this when the caller is not root: they make namespaces and virtual machines.
+const AS_ROOT: &str = "sudo --preserve-env";
+
+/// Installs what is missing, then runs all suites; the first failing one ends the run.
+pub fn run() -> Outcome {
+    toolchain::check_rust()?;
+    let mut missing = toolchain::missing();
+    missing.extend(packages::missing(packages::RUN));
+    missing.extend(packages::missing(packages::TEST));
+    packages::install(&missing, Consent::Given)?;
+    let envd = guest::build()?;
+    let artifacts = prepare(&envd)?;
+    process::step("tests of all crates", || {
+        process::run(&mut cargo(&["test", "--no-fail-fast", "--workspace", "--exclude", "envd"], &envd, &artifacts))
+    })?;
+    process::step("tests of the guest daemon", || {
+        process::run(&mut cargo(
+            &["test", "--no-fail-fast", "--package", "envd", "--package", "listen"],
+            &envd,
+            &artifacts,
+        ))
+    })?;
+    sdk::run(&envd)
+}
+
+/// Kernel, initramfs and root file system for the tests that boot virtual machines; returns their directory.
+fn prepare(envd: &Path) -> Outcome<PathBuf> {
+    let dir = workspace::tests_dir()?.join("artifacts");
+    let current = dir.join("current");
+    process::step("prepare guest images", || {
+        let mut command =
+            cargo(&["run", "--quiet", "--package", "image", "--example", "prepare", "--"], envd, &current);
+        process::run(command.arg(&dir).arg(envd).stdout(Stdio::null()))
+    })?;
+    Ok(current)
+}
+
+/// `cargo ARGUMENTS`, whose programs find the guest's files and run as root.
+fn cargo(arguments: &[&str], envd: &Path, artifacts: &Path) -> Command {
+    let mut cargo = workspace::cargo(arguments);
+    cargo.env("WRENN_ENVD", envd).env("WRENN_TEST_ARTIFACTS", artifacts);
+    if !workspace::is_root() {
+        cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", AS_ROOT);
+    }
+    cargo
+}
