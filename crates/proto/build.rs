@@ -2,11 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 3] = [
-    "process/process.proto",
-    "filesystem/filesystem.proto",
-    "hostagent/v1/hostagent.proto",
-];
+const FILES: [&str; 3] = ["process/process.proto", "filesystem/filesystem.proto", "hostagent/v1/hostagent.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

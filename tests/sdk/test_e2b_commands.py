@@ -42,7 +42,8 @@ def test_output_is_delivered_while_the_command_runs(sandbox, place):
     ("options", "want"),
     [
         ({}, "user /home/user\n"),
-        ({"user": "root"}, "root /root\n"),
+        # As at E2B: the template's default directory holds for every user.
+        ({"user": "root"}, "root /home/user\n"),
         ({"cwd": "/usr"}, "user /usr\n"),
         ({"user": "root", "cwd": "/tmp"}, "root /tmp\n"),
     ],

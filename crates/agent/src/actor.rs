@@ -105,7 +105,7 @@ pub fn create(host: &Arc<Host>, registry: &Registry, record: Record, reply: Repl
     let (handle, mut actor, mailbox) = Actor::new(host, registry, machine, record, None);
     actor.waiters.push(Waiter { operation: Operation::Create, reply });
     tokio::spawn(async move {
-        actor.perform(effect).await;
+        actor.perform(&effect);
         actor.run(mailbox).await;
     });
     handle
@@ -156,7 +156,7 @@ impl Actor {
                 outcome = ended(self.running.as_mut()) => self.finish(outcome).await,
                 message = mailbox.recv() => match message {
                     Some(Message::Ask { command, lifetime, discard_memory, reply }) => {
-                        self.command(command, lifetime, discard_memory, reply).await;
+                        self.command(command, lifetime, discard_memory, reply);
                     }
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
                     Some(Message::Release(done)) => {
@@ -166,7 +166,7 @@ impl Actor {
                     None => return,
                 },
                 why = exited(self.vm.as_ref()), if self.running.is_none() => self.vm_exited(why).await,
-                () = elapsed(remaining) => self.lifetime_ended().await,
+                () = elapsed(remaining) => self.lifetime_ended(),
             }
         }
         self.registry.forget(self.record.id);
@@ -181,7 +181,7 @@ impl Actor {
         left.map(Duration::from_millis)
     }
 
-    async fn command(&mut self, command: Command, lifetime: Option<Lifetime>, discard_memory: bool, reply: Reply) {
+    fn command(&mut self, command: Command, lifetime: Option<Lifetime>, discard_memory: bool, reply: Reply) {
         let (verdict, effects) = self.machine.on(&Event::Command(command));
         if command == Command::Resume && !effects.is_empty() {
             self.discard_memory = discard_memory;
@@ -199,7 +199,7 @@ impl Actor {
             Verdict::Reached => drop(reply.send(Ok(self.view()))),
             Verdict::Refused => drop(reply.send(Err(Failure::State(self.machine.status())))),
         }
-        self.all(effects).await;
+        self.all(&effects);
     }
 
     async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply) {
@@ -210,11 +210,11 @@ impl Actor {
         let _ = reply.send(answer);
     }
 
-    async fn lifetime_ended(&mut self) {
+    fn lifetime_ended(&mut self) {
         // Activity between the timer and now prolongs an idle lifetime.
         if self.remaining().is_some_and(|left| left.is_zero()) {
             let (_, effects) = self.machine.on(&Event::LifetimeEnded(self.record.lifetime.at_end()));
-            self.all(effects).await;
+            self.all(&effects);
         }
     }
 
@@ -227,20 +227,26 @@ impl Actor {
         }
         self.save_or_log().await;
         self.publish();
-        self.all(effects).await;
+        self.all(&effects);
     }
 
-    async fn all(&mut self, effects: Vec<Effect>) {
+    fn all(&mut self, effects: &[Effect]) {
         for effect in effects {
-            self.perform(effect).await;
+            self.perform(effect);
         }
         self.publish();
     }
 
-    async fn perform(&mut self, effect: Effect) {
-        match effect {
+    fn perform(&mut self, effect: &Effect) {
+        match *effect {
             Effect::Run(operation) => {
-                let work = operations::run(operation, self.host.clone(), self.record.clone(), self.vm.take(), self.discard_memory);
+                let work = operations::run(
+                    operation,
+                    self.host.clone(),
+                    self.record.clone(),
+                    self.vm.take(),
+                    self.discard_memory,
+                );
                 // Published before the work starts, so that no new call takes a lease on a VM about to be stopped.
                 self.publish();
                 self.running = Some(tokio::spawn(work));
@@ -279,7 +285,7 @@ impl Actor {
         }
         self.publish();
         self.answer(operation, &result);
-        self.all(effects).await;
+        self.all(&effects);
         if self.running.is_none() {
             self.answer_rest();
         }

@@ -88,7 +88,13 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
     }
 }
 
-async fn attach(host: &Arc<Host>, record: &Record, vm: Uuid, slot: Option<Slot>, base: Option<Uuid>) -> Result<Vm, String> {
+async fn attach(
+    host: &Arc<Host>,
+    record: &Record,
+    vm: Uuid,
+    slot: Option<Slot>,
+    base: Option<Uuid>,
+) -> Result<Vm, String> {
     let slot = slot.ok_or("its network slot is gone")?;
     Vm::attach(host, record, vm, slot, base).await.map_err(|failure| failure.to_string())
 }

@@ -96,10 +96,7 @@ async fn boot(host: &Arc<Host>, class: &Class) -> Result<Arc<Generation>, Failur
     let saved = async {
         vm.warm_up().await?;
         let label = serde_json::to_string(class).map_err(Failure::at("naming the class"))?;
-        let labels = BTreeMap::from([
-            (LABEL.to_owned(), label),
-            ("artifacts".to_owned(), host.artifacts.key.clone()),
-        ]);
+        let labels = BTreeMap::from([(LABEL.to_owned(), label), ("artifacts".to_owned(), host.artifacts.key.clone())]);
         vm.save(host, labels).await
     };
     let result = saved.await;

@@ -58,9 +58,6 @@ impl Failure {
     }
 }
 
-/// Prefix by which the control plane tells an incompatible snapshot from other refusals.
-pub const INCOMPATIBLE: &str = "snapshot_incompatible: ";
-
 impl From<Failure> for ConnectError {
     fn from(failure: Failure) -> Self {
         let code = match failure {
@@ -70,7 +67,10 @@ impl From<Failure> for ConnectError {
             Failure::Invalid(_) => ErrorCode::InvalidArgument,
             Failure::Space { .. } | Failure::Full => ErrorCode::ResourceExhausted,
             Failure::Incompatible { .. } => {
-                return ConnectError::new(ErrorCode::FailedPrecondition, format!("{INCOMPATIBLE}{failure}"));
+                return ConnectError::new(
+                    ErrorCode::FailedPrecondition,
+                    format!("{}{failure}", hostlink::INCOMPATIBLE),
+                );
             }
             Failure::Host { .. } => ErrorCode::Internal,
         };

@@ -19,7 +19,7 @@ use vmm::{BootSource, Vmm};
 
 /// Kernel command line of every guest, before what its VMM adds. `panic=-1` and `reboot=t`: a guest that panics ends
 /// its VM at once.
-const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t cryptomgr.notests";
+const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t";
 
 /// The environment of all capsules.
 pub struct Host {
@@ -115,7 +115,10 @@ impl Host {
     pub async fn open_generation(&self, id: Uuid) -> Result<Arc<Generation>, Failure> {
         let path = self.shelf.path(id);
         let opened = tokio::task::spawn_blocking(move || Generation::open(&path)).await;
-        opened.map_err(Failure::at("opening the generation"))?.map(Arc::new).map_err(Failure::at("opening the generation"))
+        opened
+            .map_err(Failure::at("opening the generation"))?
+            .map(Arc::new)
+            .map_err(Failure::at("opening the generation"))
     }
 
     /// Makes a VM's directories and its disk.
@@ -162,7 +165,7 @@ impl Host {
             disk::AdmitError::NoSpace { needed_bytes, free_bytes } => {
                 Failure::Space { needed_mb: needed_bytes >> 20, free_mb: free_bytes >> 20 }
             }
-            other => Failure::at("asking for disk space")(other),
+            disk::AdmitError::Io(source) => Failure::at("asking for disk space")(source),
         }
     }
 }

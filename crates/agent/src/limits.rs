@@ -15,7 +15,7 @@ pub const GUEST_INIT: Duration = Duration::from_secs(30);
 /// Between two attempts to reach a starting guest.
 pub const GUEST_RETRY: Duration = Duration::from_millis(5);
 /// Limit of one such attempt.
-pub const GUEST_ATTEMPT: Duration = Duration::from_millis(1_000);
+pub const GUEST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Until a VMM that was started answers on its control socket.
 pub const VMM_START: Duration = Duration::from_secs(30);
 /// Events not yet delivered to the control plane; the oldest go first when it stays away.

@@ -30,7 +30,13 @@ impl Outcome {
 }
 
 /// Performs it.
-pub async fn run(operation: Operation, host: Arc<Host>, record: Record, vm: Option<Vm>, discard_memory: bool) -> Outcome {
+pub async fn run(
+    operation: Operation,
+    host: Arc<Host>,
+    record: Record,
+    vm: Option<Vm>,
+    discard_memory: bool,
+) -> Outcome {
     let (result, vm) = match operation {
         Operation::Create => started(create(&host, &record).await),
         Operation::Resume if discard_memory => started(reboot(&host, &record).await),
@@ -59,12 +65,11 @@ fn started(vm: Result<Vm, Failure>) -> (Result<Option<Place>, Failure>, Option<V
 
 /// A new VM as a clone of its class's generation.
 async fn create(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
-    let vm = match host.ready.take(&record.class) {
-        Some(vm) => vm,
-        None => {
-            let generation = host.classes.generation(host, &record.class).await?;
-            Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?
-        }
+    let vm = if let Some(vm) = host.ready.take(&record.class) {
+        vm
+    } else {
+        let generation = host.classes.generation(host, &record.class).await?;
+        Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?
     };
     let started = wake(host, record, vm, Purpose::Clone).await;
     host.ready.refill(host, &record.class);

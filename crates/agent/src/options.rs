@@ -80,11 +80,13 @@ impl Layout<'_> {
             }
             Err(error) => return Err(error),
         };
-        text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
+        text.trim()
+            .parse()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
     }
+}
 
-    /// Directory of the VMs' sockets: in memory, and short.
-    pub fn runtime(&self, instance: &network::InstanceId) -> PathBuf {
-        Path::new("/run/wrenn").join(instance.to_string())
-    }
+/// Directory of the sockets of an instance's VMs: in memory, and short.
+pub fn runtime_dir(instance: &network::InstanceId) -> PathBuf {
+    Path::new("/run/wrenn").join(instance.to_string())
 }

@@ -1,8 +1,8 @@
 //! The way from the host to ports of guests: `/proxy/{capsule}/{port}/…`.
 
+use crate::failure::Failure;
 use crate::registry::Registry;
 use edge::{Admission, Backend, GUEST_DAEMON_PORT, Refusal, Target};
-use crate::failure::Failure;
 use model::CapsuleStatus;
 
 /// Finds the guest of a proxied request. A request counts as activity while it lasts.
@@ -13,7 +13,9 @@ impl Backend for Guests {
     async fn admit(&self, target: Target) -> Result<Admission, Refusal> {
         let handle = self.0.get(target.capsule).map_err(|_| Refusal::Unknown)?;
         let lease = handle.shared.lease(model::limits::HOLD).await.map_err(|failure| match failure {
-            Failure::State(status) if status.is_transient() && status != CapsuleStatus::Stopping => Refusal::Transitioning,
+            Failure::State(status) if status.is_transient() && status != CapsuleStatus::Stopping => {
+                Refusal::Transitioning
+            }
             Failure::State(CapsuleStatus::Paused) => Refusal::NotRunning,
             _ => Refusal::Unknown,
         })?;

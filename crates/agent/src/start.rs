@@ -3,7 +3,7 @@
 use crate::classes::Classes;
 use crate::events::Outbox;
 use crate::host::Host;
-use crate::options::{Layout, Options};
+use crate::options::{Layout, Options, runtime_dir};
 use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::{Class, Records};
@@ -71,7 +71,9 @@ pub struct Prepared {
 }
 
 /// Opens the pool, makes what guests boot from and finds the VMM. Slow the first time; `progress` tells.
-pub async fn prepare<P: Progress + Send + 'static>(options: Options, progress: P) -> Result<Prepared, StartError> {
+pub async fn prepare<P: Progress + Send + 'static>(mut options: Options, progress: P) -> Result<Prepared, StartError> {
+    // VMMs run in directories of their own: every path they are told has to be absolute.
+    options.dir = std::path::absolute(&options.dir).map_err(directory(&options.dir.clone()))?;
     let dir = options.dir.clone();
     std::fs::create_dir_all(dir.join("run")).map_err(directory(&dir))?;
     let (envd, source) = (options.envd.clone(), options.source.clone());
@@ -204,7 +206,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     let Prepared { options, pool, artifacts, vmm, vmm_version } = prepared;
     let layout = Layout(&options.dir);
     let instance = layout.instance().map_err(directory(&options.dir))?;
-    let runtime = layout.runtime(&instance);
+    let runtime = runtime_dir(&instance);
     std::fs::create_dir_all(&runtime).map_err(directory(&runtime))?;
     let capsules = pool.path().join("capsules");
     let records = Records::open(capsules.clone()).map_err(directory(&capsules))?;
@@ -217,7 +219,12 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
 
     let listing = records.list().map_err(directory(&capsules))?;
     adopt::end_unowned_vms(&listing, &vms, &runtime).await;
-    let slots = NetworkOptions { instance, wrenn_dir: options.dir.clone(), ready_slots: limits::READY_SLOTS, resolvers: network::Resolvers::Host };
+    let slots = NetworkOptions {
+        instance,
+        wrenn_dir: options.dir.clone(),
+        ready_slots: limits::READY_SLOTS,
+        resolvers: network::Resolvers::Host,
+    };
     let adoption = Network::open(slots).await?;
     let kept = adopt::slots(&adoption, &listing.records).await;
     let network = adoption.finish().await;

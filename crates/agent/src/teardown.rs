@@ -1,6 +1,6 @@
 //! Removing everything an agent has on its host, without a running agent: `wrenn down`.
 
-use crate::options::Layout;
+use crate::options::{Layout, runtime_dir};
 use std::io;
 use std::path::Path;
 
@@ -32,7 +32,7 @@ pub async fn teardown(dir: &Path, purge: bool) -> Result<(), TeardownError> {
         move |source| TeardownError::Files { path, source }
     };
     let instance = layout.instance().map_err(files(dir))?;
-    let runtime = layout.runtime(&instance);
+    let runtime = runtime_dir(&instance);
     if let Ok(entries) = std::fs::read_dir(&runtime) {
         for entry in entries.flatten() {
             if let Ok(Some(keeper)) = keeper::attach(&entry.path()) {

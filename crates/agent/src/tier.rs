@@ -37,7 +37,8 @@ pub async fn choose(choice: VmmChoice, kernel: &Path, memory: &Path) -> Result<(
 }
 
 fn remember(memory: &Path, what: &Remembered) {
-    let written = serde_json::to_vec(what).map_err(std::io::Error::from).and_then(|bytes| std::fs::write(memory, bytes));
+    let written =
+        serde_json::to_vec(what).map_err(std::io::Error::from).and_then(|bytes| std::fs::write(memory, bytes));
     if let Err(error) = written {
         tracing::warn!(%error, "the tier is not remembered; the next start tries again");
     }

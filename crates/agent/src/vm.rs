@@ -7,8 +7,8 @@ use crate::record::{Class, Place, Record};
 use crate::shared::Guest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use guestlink::{Envd, Init, InitError};
 use futures_util::FutureExt;
+use guestlink::{Envd, Init, InitError};
 use keeper::{Cause, ExitRecord, Keeper, KeeperSpec};
 use memory::{Base, Draft, Generation, Pin, Seal};
 use model::EndReason;
@@ -82,7 +82,12 @@ impl Dirs {
 
 impl Vm {
     /// A stopped VM with a generation's memory, state and disk.
-    pub async fn restore(host: &Arc<Host>, class: &Class, generation: Arc<Generation>, id: Uuid) -> Result<Self, Failure> {
+    pub async fn restore(
+        host: &Arc<Host>,
+        class: &Class,
+        generation: Arc<Generation>,
+        id: Uuid,
+    ) -> Result<Self, Failure> {
         let disk = generation.disk_path().ok_or_else(|| Failure::at("restoring")("the generation has no disk"))?;
         let state = generation.state_path();
         let pin = host.shelf.pin(generation.id()).ok_or_else(|| Failure::at("restoring")("the generation is gone"))?;
@@ -106,7 +111,8 @@ impl Vm {
         let dirs = Dirs::of(host, id);
         dirs.create().map_err(Failure::at("making directories"))?;
         let bytes = u64::from(class.memory_mb) << 20;
-        let base = Base::create_zero(&dirs.files.join("memory"), bytes).map_err(Failure::at("making the memory file"))?;
+        let base =
+            Base::create_zero(&dirs.files.join("memory"), bytes).map_err(Failure::at("making the memory file"))?;
         let vm = Self::start(host, class, disk, base, None, id).await?;
         let booted = vm.machine.boot(&vm.spec(host), &host.boot_source()).await;
         match booted {
@@ -162,20 +168,23 @@ impl Vm {
     }
 
     /// The VM of a running capsule, found again after a restart of the agent.
-    pub async fn attach(host: &Arc<Host>, record: &Record, id: Uuid, slot: Slot, base: Option<Uuid>) -> Result<Self, Failure> {
+    pub async fn attach(
+        host: &Arc<Host>,
+        record: &Record,
+        id: Uuid,
+        slot: Slot,
+        base: Option<Uuid>,
+    ) -> Result<Self, Failure> {
         let dirs = Dirs::of(host, id);
         let keeper = keeper::attach(&dirs.runtime).map_err(Failure::at("finding the keeper"))?;
         let keeper = keeper.ok_or_else(|| Failure::at("finding the keeper")("it ended"))?;
-        let machine = host.vmm.connect(&dirs.runtime, limits::VMM_START).await.map_err(Failure::at("reaching the VMM"))?;
-        let (base, pin) = match base {
-            Some(id) => {
-                let generation = host.open_generation(id).await?;
-                (Base::Generation(generation), host.shelf.pin(id))
-            }
-            None => {
-                let bytes = u64::from(record.class.memory_mb) << 20;
-                (Base::Zero { memory: dirs.files.join("memory"), bytes }, None)
-            }
+        let machine =
+            host.vmm.connect(&dirs.runtime, limits::VMM_START).await.map_err(Failure::at("reaching the VMM"))?;
+        let (base, pin) = if let Some(id) = base {
+            (Base::Generation(host.open_generation(id).await?), host.shelf.pin(id))
+        } else {
+            let bytes = u64::from(record.class.memory_mb) << 20;
+            (Base::Zero { memory: dirs.files.join("memory"), bytes }, None)
         };
         let vm = Self {
             id,
@@ -287,8 +296,10 @@ impl Vm {
         self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
         let disk = Dirs::of(host, self.id).disk();
         let (state, memory, clone) = (draft.state_path(), draft.memory_path(), draft.disk_path());
-        let (saved, cloned) =
-            tokio::join!(self.machine.save(&state, &memory), blocking("cloning the disk", move || disk::clone_file(&disk, &clone)));
+        let (saved, cloned) = tokio::join!(
+            self.machine.save(&state, &memory),
+            blocking("cloning the disk", move || disk::clone_file(&disk, &clone))
+        );
         cloned?;
         let dirty = saved.map_err(Failure::at("saving the device state"))?;
         let pid = self.keeper.vmm_pid();
@@ -327,7 +338,9 @@ impl Vm {
     /// Adds how the VMM ended, if it has, and what was last said on its console.
     pub fn explain(&self, failure: Failure) -> Failure {
         match (failure, self.keeper.wait_exit().now_or_never()) {
-            (Failure::Host { step, why }, Some(Ok(exit))) => Failure::Host { step, why: format!("{why}; {}", describe(&exit)) },
+            (Failure::Host { step, why }, Some(Ok(exit))) => {
+                Failure::Host { step, why: format!("{why}; {}", describe(&exit)) }
+            }
             (failure, _) => failure,
         }
     }

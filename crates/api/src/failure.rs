@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use model::error::ErrorBody;
 use model::{Code, Error};
@@ -68,6 +68,8 @@ pub(crate) fn render(mut response: Response, shape: Shape, method: &Method, requ
     };
     *response.body_mut() = Body::from(json.unwrap_or_default());
     let headers = response.headers_mut();
+    // The router has measured the answer while it was empty.
+    headers.remove(CONTENT_LENGTH);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(error.code.status(), 429 | 503) {
         headers.insert(RETRY_AFTER, RETRY_AFTER_S);

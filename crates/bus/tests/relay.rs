@@ -1,4 +1,5 @@
 //! The relay delivers everything, in order, and again what was not settled.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers are not `#[test]`s, so clippy.toml does not cover them.
 
 use bus::{Bus, Heard, LISTENER_QUEUE, Message, Outbox, relay};
 use std::collections::VecDeque;

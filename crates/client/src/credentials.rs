@@ -56,7 +56,9 @@ impl CredentialsError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Missing(_) => "start a platform with `wrenn up`, or set WRENN_BASE_URL and WRENN_API_KEY",
-            Self::Unreadable { .. } => "the file belongs to the user who ran `wrenn up`; use sudo, or set WRENN_API_KEY",
+            Self::Unreadable { .. } => {
+                "the file belongs to the user who ran `wrenn up`; use sudo, or set WRENN_API_KEY"
+            }
             Self::Malformed { .. } => "`wrenn up` writes it again; set WRENN_DIR if this is another program's file",
         }
     }
@@ -81,12 +83,12 @@ impl Credentials {
 
 fn read(path: &Path) -> Result<model::rest::Credentials, CredentialsError> {
     let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(CREDENTIALS_BYTES_MAX).read_to_string(&mut text))
-        .map_err(|source| match source.kind() {
+    File::open(path).and_then(|file| file.take(CREDENTIALS_BYTES_MAX).read_to_string(&mut text)).map_err(|source| {
+        match source.kind() {
             io::ErrorKind::NotFound => CredentialsError::Missing(path.to_owned()),
             _ => CredentialsError::Unreadable { path: path.to_owned(), source },
-        })?;
+        }
+    })?;
     serde_json::from_str(&text).map_err(|source| CredentialsError::Malformed { path: path.to_owned(), source })
 }
 
@@ -109,7 +111,8 @@ fn checkout_of(program: &Path) -> Option<&Path> {
 mod tests {
     use super::*;
 
-    const FILE_TEXT: &str = r#"{"base_url":"http://file","api_key":"wrn_file","e2b_api_key":"e2b_","email":"","password":""}"#;
+    const FILE_TEXT: &str =
+        r#"{"base_url":"http://file","api_key":"wrn_file","e2b_api_key":"e2b_","email":"","password":""}"#;
 
     #[test]
     fn environment_wins_over_the_file() -> io::Result<()> {

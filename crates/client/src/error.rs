@@ -77,8 +77,12 @@ impl Error {
             Self::Unreachable { .. } => Some("is `wrenn up` running? WRENN_BASE_URL says where".to_owned()),
             Self::BadAddress { .. } => Some("WRENN_BASE_URL looks like `http://127.0.0.1:8000`".to_owned()),
             Self::TimedOut { .. } => Some("the server is up but slow; its log is in $WRENN_DIR/logs".to_owned()),
-            Self::NotThisApi { .. } => Some("WRENN_BASE_URL is the address without `/v1`; is another program there?".to_owned()),
-            Self::Broken { .. } => Some("the server may have been stopped; `wrenn capsule list` shows what is left".to_owned()),
+            Self::NotThisApi { .. } => {
+                Some("WRENN_BASE_URL is the address without `/v1`; is another program there?".to_owned())
+            }
+            Self::Broken { .. } => {
+                Some("the server may have been stopped; `wrenn capsule list` shows what is left".to_owned())
+            }
             Self::Source(_) => None,
         }
     }
@@ -100,7 +104,10 @@ mod tests {
         for code in Code::ALL {
             let error = Error::Api { error: model::Error::new(*code, "x"), request_id: String::new() };
             let hint = error.hint().unwrap_or_default();
-            assert!(!hint.is_empty() && !hint.ends_with('.') && !hint.starts_with(char::is_uppercase), "{code}: {hint}");
+            assert!(
+                !hint.is_empty() && !hint.ends_with('.') && !hint.starts_with(char::is_uppercase),
+                "{code}: {hint}"
+            );
         }
     }
 }

@@ -57,7 +57,8 @@ impl Client {
 
     /// Processes started through the API that still run.
     pub async fn processes(&self, id: CapsuleId) -> Result<Vec<Process>, Error> {
-        let list: ProcessList = self.fetch(self.request(Method::GET, &["capsules", &id.to_string(), "processes"])).await?;
+        let list: ProcessList =
+            self.fetch(self.request(Method::GET, &["capsules", &id.to_string(), "processes"])).await?;
         Ok(list.processes)
     }
 

@@ -13,7 +13,7 @@ use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 /// Streams end when they end: only a day without an end counts as a fault.
-const STREAM_LIMIT: Duration = Duration::from_secs(24 * 3600);
+const STREAM_LIMIT: Duration = Duration::from_hours(24);
 
 /// The contents of a file on their way here.
 #[derive(Debug)]
@@ -32,7 +32,8 @@ impl Download {
 impl Client {
     /// Begins to read a regular file.
     pub async fn read_file(&self, id: CapsuleId, path: &str) -> Result<Download, Error> {
-        let call = self.files(id, &["stream", "read"]).timeout(STREAM_LIMIT).json(&PathRequest { path: path.to_owned() });
+        let call =
+            self.files(id, &["stream", "read"]).timeout(STREAM_LIMIT).json(&PathRequest { path: path.to_owned() });
         Ok(Download { client: self.clone(), response: self.send(call).await? })
     }
 
@@ -41,8 +42,8 @@ impl Client {
     where
         R: AsyncRead + Send + 'static,
     {
-        let contents = ReaderStream::new(contents)
-            .map_err(|error| SourceFault { kind: error.kind(), message: error.to_string() });
+        let contents =
+            ReaderStream::new(contents).map_err(|error| SourceFault { kind: error.kind(), message: error.to_string() });
         // The server takes `path` only before `file`: it streams, and cannot hold the file until it knows where to.
         let form = Form::new()
             .text("path", path.to_owned())
@@ -59,7 +60,8 @@ impl Client {
 
     /// Makes a directory and those above it.
     pub async fn make_dir(&self, id: CapsuleId, path: &str) -> Result<FileEntry, Error> {
-        let answer: FileMade = self.fetch(self.files(id, &["mkdir"]).json(&PathRequest { path: path.to_owned() })).await?;
+        let answer: FileMade =
+            self.fetch(self.files(id, &["mkdir"]).json(&PathRequest { path: path.to_owned() })).await?;
         Ok(answer.entry)
     }
 

@@ -7,7 +7,7 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 /// Time for one ordinary call: the longest hold of the server ([`model::limits::WAIT_MAX`]) and room to answer.
 pub const CALL: Duration = Duration::from_secs(90);
 /// Time a foreground exec may take beyond its own limit: the hold for a resume, and room to answer.
-pub const EXEC_MARGIN: Duration = Duration::from_secs(60);
+pub const EXEC_MARGIN: Duration = Duration::from_mins(1);
 /// Largest error body that is read.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 /// Largest JSON answer: both outputs of an exec at their limit, in base64, and the rest.

@@ -51,7 +51,8 @@ fn id() -> CapsuleId {
 
 #[tokio::test]
 async fn refusals_keep_code_message_and_request_id() -> Outcome {
-    let body = r#"{"error":{"code":"invalid_state","message":"capsule is paused","request_id":"req_1","retryable":false}}"#;
+    let body =
+        r#"{"error":{"code":"invalid_state","message":"capsule is paused","request_id":"req_1","retryable":false}}"#;
     let (client, _) = server(409, body).await?;
     let Err(Error::Api { error, request_id }) = client.get(id()).await else { return Err("no refusal".into()) };
     assert_eq!(error, model::Error::new(Code::InvalidState, "capsule is paused"));

@@ -1,4 +1,4 @@
-//! Connections that have left HTTP: WebSockets and whatever else was upgraded to.
+//! Connections that have left HTTP: web sockets and whatever else was upgraded to.
 
 use crate::body::Hold;
 use hyper::upgrade::OnUpgrade;

@@ -1,5 +1,7 @@
 //! Two real hops over sockets: client → control plane's proxy → agent's proxy → a program behind a port.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocketUpgrade};

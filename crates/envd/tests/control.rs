@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD_NO_PAD;
 use http::{Method, StatusCode};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use support::{Daemon, FORWARD, Result, eventually, shell};
+use support::{Daemon, Result, eventually, shell};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -146,6 +146,10 @@ async fn a_standstill_ends_once_and_old_connections_with_it() -> Result {
     Ok(())
 }
 
+/// Where loopback servers are offered: loopback as well, but not the address they listen on. Of one daemon only,
+/// since all tests share the loopback interface.
+const FORWARD: &str = "127.0.7.7";
+
 /// Asks the server behind the forwarded port, if one answers.
 async fn greeting(port: u16) -> Result<Option<String>> {
     let Ok(mut stream) = TcpStream::connect((FORWARD, port)).await else { return Ok(None) };
@@ -162,7 +166,7 @@ async fn serve_greetings(listener: TcpListener) -> std::io::Result<()> {
 
 #[tokio::test]
 async fn a_loopback_server_is_offered_to_the_host_except_during_a_standstill() -> Result {
-    let daemon = Daemon::start()?;
+    let daemon = Daemon::start_with(&["--forward-address", FORWARD])?;
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(address).await?;
         let port = listener.local_addr()?.port();

@@ -61,7 +61,7 @@ pub(crate) fn facts(sandbox: wire::Sandbox) -> Facts {
     Facts { isolation: cut(&sandbox.isolation), versions: versions.collect() }
 }
 
-pub(crate) fn report(host: wire::GetHostResponse) -> HostReport {
+pub(crate) fn report(host: &wire::GetHostResponse) -> HostReport {
     // More cores or memory than a signed number holds is not a host.
     let sane = |number: u64| number.min(i64::MAX.unsigned_abs());
     HostReport {

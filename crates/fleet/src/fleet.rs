@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 /// How long events are kept as history.
 const HISTORY: TimeDelta = TimeDelta::days(30);
 /// How often old events are forgotten.
-const FORGET_PERIOD: Duration = Duration::from_secs(3600);
+const FORGET_PERIOD: Duration = Duration::from_hours(1);
 /// Limit of a ping.
 const PING_CALL: Duration = Duration::from_secs(10);
 /// Bytes of an access token.

@@ -16,11 +16,11 @@ use std::time::Duration;
 use store::{Change, Pending, StoreError, Task};
 
 /// Limit of one create or resume: a first boot on a slow machine.
-const START_CALL: Duration = Duration::from_secs(300);
+const START_CALL: Duration = Duration::from_mins(5);
 /// Limit of one pause: a large memory on a slow disk.
-const PAUSE_CALL: Duration = Duration::from_secs(300);
+const PAUSE_CALL: Duration = Duration::from_mins(5);
 /// Limit of one destroy.
-const DESTROY_CALL: Duration = Duration::from_secs(60);
+const DESTROY_CALL: Duration = Duration::from_mins(1);
 /// Limit of the question whether a capsule is alive.
 const PING_CALL: Duration = Duration::from_secs(10);
 /// Pause before the second try; doubled for each further one.

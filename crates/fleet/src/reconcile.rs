@@ -19,7 +19,7 @@ use store::{CapsuleQuery, Change};
 use tokio::time::Instant;
 
 /// How often a host that answers is looked at. Its events and the operations' answers come sooner.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 /// How often a host that does not answer is asked again.
 const RETRY: Duration = Duration::from_secs(2);
 /// After this long without an answer a host counts as lost.
@@ -59,7 +59,7 @@ impl Fleet {
         let options = || CallOptions::default().with_timeout(CALL);
         let host = link.rpc().get_host_with_options(wire::GetHostRequest::default(), options()).await;
         let host = host.map_err(|error| hostlink::error(&error))?.into_owned();
-        self.store().host_answered(id, Some(&convert::report(host))).await?;
+        self.store().host_answered(id, Some(&convert::report(&host))).await?;
 
         let rows = self.store().capsules(&CapsuleQuery { host: Some(id), ..CapsuleQuery::default() }).await?;
         let listed = link.rpc().list_sandboxes_with_options(wire::ListSandboxesRequest::default(), options()).await;
@@ -67,12 +67,11 @@ impl Fleet {
         let listed = listed.into_iter().filter_map(|sandbox| Some((sandbox.sandbox_id.parse().ok()?, sandbox)));
         let mut listed: HashMap<CapsuleId, wire::Sandbox> = listed.collect();
         for capsule in rows {
-            match listed.remove(&capsule.id) {
-                Some(sandbox) => self.compare(capsule, sandbox).await?,
-                None => {
-                    let event = Event::Unknown(likeliest_end(&capsule));
-                    self.apply(&capsule, &event, None, Change::default()).await?;
-                }
+            if let Some(sandbox) = listed.remove(&capsule.id) {
+                self.compare(capsule, sandbox).await?;
+            } else {
+                let event = Event::Unknown(likeliest_end(&capsule));
+                self.apply(&capsule, &event, None, Change::default()).await?;
             }
         }
         for stranger in listed.into_keys() {

@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn takes_the_emptiest_that_fits() {
         use HostStatus::{Online, Pending, Unreachable};
-        let rows: [(&[(HostStatus, u64, u64)], Option<usize>); 7] = [
+        type Row<'a> = (&'a [(HostStatus, u64, u64)], Option<usize>);
+        let rows: [Row; 7] = [
             (&[], None),
             (&[(Pending, 8_192, 0), (Unreachable, 8_192, 0)], None),
             (&[(Online, 0, 0)], None),

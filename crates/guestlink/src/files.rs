@@ -80,7 +80,9 @@ impl Envd {
         let request = request.map_err(|e| unreachable(e.to_string()))?;
         let answering = self.streaming.request(request);
         let answer = match limit {
-            Some(limit) => tokio::time::timeout(limit, answering).await.map_err(|_| unreachable("time limit".to_owned()))?,
+            Some(limit) => {
+                tokio::time::timeout(limit, answering).await.map_err(|_| unreachable("time limit".to_owned()))?
+            }
             None => answering.await,
         };
         let answer = answer.map_err(|e| unreachable(e.to_string()))?;

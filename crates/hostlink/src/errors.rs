@@ -3,6 +3,9 @@
 use connectrpc::{ConnectError, ErrorCode};
 use model::{Code, Error};
 
+/// Begins the text of an agent's refusal to load memory of another compatibility class.
+pub const INCOMPATIBLE: &str = "snapshot_incompatible: ";
+
 /// The API error for what an agent answered. Codes a guest or agent chose on purpose pass through with their
 /// text; everything else is an [`Code::AgentError`].
 #[must_use]

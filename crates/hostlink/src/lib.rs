@@ -11,7 +11,7 @@ mod errors;
 mod link;
 
 pub use callback::{Callback, CallbackError, EventsBody, SandboxEvent};
-pub use errors::error;
+pub use errors::{INCOMPATIBLE, error};
 pub use link::{AgentLink, Endpoint};
 
 /// Path of the agent's reverse proxy: `/proxy/{capsule id}/{port}/{rest}`.

@@ -1,4 +1,5 @@
 //! First account, keys and passwords on a real database.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers are not `#[test]`s, so clippy.toml does not cover them.
 
 use identity::{Identity, IdentityError, KeySecret};
 use model::{Secret, TeamId};

@@ -1,5 +1,7 @@
 //! What a keeper does for its VMM, with small programs in the VMM's place.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use std::error::Error;
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Machines that are saved and restored, with a guest that checks its own memory and disk.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::fs;

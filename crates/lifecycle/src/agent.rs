@@ -121,10 +121,13 @@ impl Machine {
             Event::Command(command) => self.command(*command),
             Event::LifetimeEnded(at_end) if self.status == S::Running => {
                 self.reason = Some(EndReason::Ttl);
-                (Verdict::Wait, vec![self.begin(match at_end {
-                    AtEnd::Pause => Operation::Pause,
-                    AtEnd::Kill => Operation::Destroy,
-                })])
+                (
+                    Verdict::Wait,
+                    vec![self.begin(match at_end {
+                        AtEnd::Pause => Operation::Pause,
+                        AtEnd::Kill => Operation::Destroy,
+                    })],
+                )
             }
             Event::LifetimeEnded(_) => (Verdict::Refused, vec![]),
             Event::Done => (Verdict::Reached, self.done()),
@@ -148,7 +151,9 @@ impl Machine {
             (Command::Destroy, _) => (Verdict::Wait, Some(Operation::Destroy)),
             (Command::Pause, S::Running) => (Verdict::Wait, Some(Operation::Pause)),
             (Command::Resume, S::Paused) => (Verdict::Wait, Some(Operation::Resume)),
-            (Command::Pause, S::Pausing) | (Command::Resume, S::Resuming) if !self.destroy_next => (Verdict::Wait, None),
+            (Command::Pause, S::Pausing) | (Command::Resume, S::Resuming) if !self.destroy_next => {
+                (Verdict::Wait, None)
+            }
             _ => (Verdict::Refused, None),
         };
         let effects = operation.map(|operation| {
@@ -189,9 +194,8 @@ impl Machine {
         self.status = match self.status {
             S::Resuming => S::Paused,
             S::Pausing if vm_alive => S::Running,
-            S::Starting | S::Pausing => S::Error,
-            // Freeing is repeated by whoever still wants it gone.
-            S::Stopping => S::Error,
+            // Freeing, too, is repeated by whoever still wants it gone.
+            S::Starting | S::Pausing | S::Stopping => S::Error,
             other => other,
         };
         if self.status == S::Running && !self.destroy_next {

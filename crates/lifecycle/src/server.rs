@@ -195,8 +195,7 @@ fn asked(status: CapsuleStatus, operation: Operation) -> Step {
     };
     match (operation, status) {
         (Operation::Destroy, Stopping) => Step::Stay,
-        (Operation::Destroy, _) => begin(Some(EndReason::User)),
-        (Operation::Pause, Running) => begin(Some(EndReason::User)),
+        (Operation::Destroy, _) | (Operation::Pause, Running) => begin(Some(EndReason::User)),
         (Operation::Resume, Paused) => begin(None),
         _ => Step::Refuse,
     }
@@ -213,9 +212,8 @@ fn done(operation: Operation) -> Step {
 fn failed(operation: Operation, failure: &Failure) -> Step {
     let reason = failure.reason.clone();
     match operation {
-        Operation::Create => lost(CapsuleStatus::Error, reason),
         Operation::Pause if failure.alive => to(CapsuleStatus::Running, None),
-        Operation::Pause => lost(CapsuleStatus::Error, reason),
+        Operation::Create | Operation::Pause => lost(CapsuleStatus::Error, reason),
         // What was saved is still there.
         Operation::Resume => to(CapsuleStatus::Paused, Some(reason)),
         Operation::Destroy => Step::Stay,

@@ -1,5 +1,7 @@
 //! Properties of the server's machine that no sequence of events may break.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use lifecycle::server::{Effect, Event, Failure, GRACE_MS, Operation, Seen, State, Step, step};
 use model::{CapsuleStatus, EndReason};
 use proptest::prelude::*;

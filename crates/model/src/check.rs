@@ -51,7 +51,11 @@ pub fn metadata(map: &BTreeMap<String, String>) -> Result<(), Error> {
     if map.len() > limits::METADATA_KEYS_MAX || map.iter().any(|(k, v)| k.is_empty() || long(k) || long(v)) {
         return Err(Error::new(
             Code::InvalidRequest,
-            format!("metadata: at most {} entries of at most {} bytes each", limits::METADATA_KEYS_MAX, limits::METADATA_BYTES_MAX),
+            format!(
+                "metadata: at most {} entries of at most {} bytes each",
+                limits::METADATA_KEYS_MAX,
+                limits::METADATA_BYTES_MAX
+            ),
         ));
     }
     Ok(())
@@ -71,10 +75,9 @@ pub fn envs(map: &BTreeMap<String, String>) -> Result<(), Error> {
 fn sized(field: &str, asked: Option<i64>, default: u32, min: u32, max: u32) -> Result<u32, Error> {
     match asked {
         None | Some(0) => Ok(default),
-        Some(n) => u32::try_from(n)
-            .ok()
-            .filter(|n| (min..=max).contains(n))
-            .ok_or_else(|| out_of_range(field, min, max)),
+        Some(n) => {
+            u32::try_from(n).ok().filter(|n| (min..=max).contains(n)).ok_or_else(|| out_of_range(field, min, max))
+        }
     }
 }
 

@@ -274,7 +274,7 @@ impl Inner {
             () = tokio::time::sleep(limits::QUARANTINE) => {}
             () = self.stop.cancelled() => return,
         }
-        if self.stock().ready() < self.options.ready_slots + limits::SPARE_SLOTS {
+        if self.stock().ready() < self.options.ready_slots {
             self.stock().put(prepared);
         } else {
             self.discard(index).await;

@@ -24,13 +24,12 @@ impl HostCredentials {
     /// Those of the data directory, made at the first call.
     pub fn of(directory: &Path) -> Result<Self, StartError> {
         let path = directory.join("host.json");
-        let known = match file::read::<OnDisk>(&path)? {
-            Some(known) => known,
-            None => {
-                let new = OnDisk { host_id: HostId::random(), token: hex::encode(rand::random::<[u8; 32]>()) };
-                file::write(&path, &new)?;
-                new
-            }
+        let known = if let Some(known) = file::read::<OnDisk>(&path)? {
+            known
+        } else {
+            let new = OnDisk { host_id: HostId::random(), token: hex::encode(rand::random::<[u8; 32]>()) };
+            file::write(&path, &new)?;
+            new
         };
         Ok(Self { id: known.host_id, token: Secret::new(known.token) })
     }

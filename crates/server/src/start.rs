@@ -26,7 +26,7 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Data directory, `$WRENN_DIR`.
     pub dir: PathBuf,
-    /// `postgres://…`; absent = SQLite in the data directory.
+    /// `postgres://…`; absent = `SQLite` in the data directory.
     pub database_url: Option<String>,
     /// Where the agent of this machine listens; absent = this machine runs no capsules.
     pub agent_socket: Option<PathBuf>,

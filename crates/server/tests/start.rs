@@ -1,5 +1,7 @@
 //! A whole server, from an empty directory.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use model::rest::Credentials;
 use server::{Options, Server, StartError};
 use std::net::SocketAddr;

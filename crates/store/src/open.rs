@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Connections of a pool. SQLite: one writer at a time, but readers beside it.
+/// Connections of a pool. `SQLite`: one writer at a time, but readers beside it.
 const CONNECTIONS_MAX: u32 = 10;
-/// How long a call waits for a connection, and on SQLite for the writer before it.
+/// How long a call waits for a connection, and on `SQLite` for the writer before it.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// Where the data are.
@@ -29,7 +29,7 @@ const BUSY: Duration = Duration::from_secs(10);
 pub struct Options {
     /// Directory of `secret.key`, and of `wrenn.db` when there is no URL.
     pub directory: PathBuf,
-    /// `postgres://…`; absent = SQLite.
+    /// `postgres://…`; absent = `SQLite`.
     pub database_url: Option<String>,
 }
 
@@ -69,7 +69,7 @@ struct Inner {
     db: DatabaseConnection,
     seal: Seal,
     written: Notify,
-    /// Keeps a second server out of a SQLite file for as long as this process lives, however it ends.
+    /// Keeps a second server out of a `SQLite` file for as long as this process lives, however it ends.
     _lock: Option<File>,
 }
 
@@ -78,13 +78,12 @@ impl Store {
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let directory = &options.directory;
         std::fs::create_dir_all(directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
-        let (db, lock) = match &options.database_url {
-            Some(url) => (postgres(url).await?, None),
-            None => {
-                let path = directory.join("wrenn.db");
-                let lock = lock(&path)?;
-                (sqlite(&path).await?, Some(lock))
-            }
+        let (db, lock) = if let Some(url) = &options.database_url {
+            (postgres(url).await?, None)
+        } else {
+            let path = directory.join("wrenn.db");
+            let lock = lock(&path)?;
+            (sqlite(&path).await?, Some(lock))
         };
         let seal = Seal::load(&directory.join("secret.key"))?;
         Migrator::up(&db, None).await.map_err(|error: DbErr| OpenError::Migrate(error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-/// Now, in whole microseconds: SQLite keeps nanoseconds and Postgres does not, so anything finer would differ
+/// Now, in whole microseconds: `SQLite` keeps nanoseconds and Postgres does not, so anything finer would differ
 /// after a round trip.
 pub(crate) fn now() -> DateTime<Utc> {
     whole(Utc::now())

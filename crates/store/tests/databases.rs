@@ -1,4 +1,5 @@
-//! The same expectations on SQLite and on a real Postgres.
+//! The same expectations on `SQLite` and on a real Postgres.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers are not `#[test]`s, so clippy.toml does not cover them.
 
 mod support;
 

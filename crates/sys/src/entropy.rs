@@ -27,11 +27,8 @@ struct PoolInfo {
 pub fn reseed(seed: &[u8]) -> io::Result<()> {
     let random = OpenOptions::new().write(true).open("/dev/urandom")?;
     let size = seed.len().min(MAX_BYTES);
-    let mut info = PoolInfo {
-        entropy_bits: (size * 8) as libc::c_int,
-        size_bytes: size as libc::c_int,
-        bytes: [0; MAX_BYTES],
-    };
+    let mut info =
+        PoolInfo { entropy_bits: (size * 8) as libc::c_int, size_bytes: size as libc::c_int, bytes: [0; MAX_BYTES] };
     info.bytes[..size].copy_from_slice(&seed[..size]);
     // SAFETY: the kernel reads the two integers and `size_bytes` bytes after them, all inside `info`.
     check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const info) })?;

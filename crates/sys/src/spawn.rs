@@ -439,7 +439,12 @@ mod tests {
 
     #[test]
     fn child_sees_only_what_was_asked_for() -> io::Result<()> {
-        let output = Spawn::new("/bin/sh").args(["-c", "echo $0 $A; env | wc -l; pwd"]).argv0("name").env("A", "1").cwd("/").output()?;
+        let output = Spawn::new("/bin/sh")
+            .args(["-c", "echo $0 $A; env | wc -l; pwd"])
+            .argv0("name")
+            .env("A", "1")
+            .cwd("/")
+            .output()?;
         assert!(output.exit.success());
         let lines: Vec<_> = text(&output.stdout).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "name 1");

@@ -22,6 +22,7 @@ pub struct Global {
     /// Print JSON instead of text
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
+    #[expect(clippy::doc_markdown, reason = "shown as it is by --help")]
     /// Data directory; else $WRENN_DIR, else .wrenn in a checkout or /var/lib/wrenn
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub dir: Option<PathBuf>,
@@ -103,6 +104,7 @@ pub struct DoctorArgs {
 pub struct ServerArgs {
     #[command(flatten)]
     pub listen: ListenArg,
+    #[expect(clippy::doc_markdown, reason = "shown as it is by --help")]
     /// Database; SQLite in the data directory when absent
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,

@@ -3,6 +3,7 @@
 use crate::cli::Cli;
 use crate::exit::Exit;
 use clap::{Command, CommandFactory};
+use std::fmt::Write as _;
 use std::path::Path;
 
 const INTRO: &str = "\
@@ -23,7 +24,7 @@ Written by `UPDATE_DOCS=1 cargo test -p wrenn docs`; a test compares it with the
 fn page() -> String {
     let mut page = format!("{INTRO}\n## Exit codes\n\n| code | meaning |\n|---|---|\n| 0 | It worked. |\n");
     for exit in Exit::ALL {
-        page.push_str(&format!("| {} | {} |\n", exit.code(), exit.meaning()));
+        let _ = writeln!(page, "| {} | {} |", exit.code(), exit.meaning());
     }
     page.push_str("\n`capsule exec` otherwise ends with the exit code of the command it ran.\n");
     let mut root = Cli::command();
@@ -35,7 +36,7 @@ fn page() -> String {
 fn describe(command: &Command, name: &str, page: &mut String) {
     let help = command.clone().bin_name(name).term_width(100).render_help().to_string();
     let help: Vec<_> = help.trim().lines().map(str::trim_end).collect();
-    page.push_str(&format!("\n## {name}\n\n```text\n{}\n```\n", help.join("\n")));
+    let _ = write!(page, "\n## {name}\n\n```text\n{}\n```\n", help.join("\n"));
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         describe(sub, &format!("{name} {}", sub.get_name()), page);
     }

@@ -20,7 +20,8 @@ struct Ended {
 pub async fn run(global: &Global, args: &DownArgs) -> Outcome {
     let dir = global.data_dir();
     if !instance::is_ours(&dir) {
-        return Err(Failure::new(Exit::NotFound, format_args!("there is no platform at {}", dir.display())).hint("name its directory with --dir"));
+        return Err(Failure::new(Exit::NotFound, format_args!("there is no platform at {}", dir.display()))
+            .hint("name its directory with --dir"));
     }
     if args.purge && !args.yes && !agreed(&dir) {
         return Err(Failure::plain("not purged").hint("`--yes` deletes without asking"));

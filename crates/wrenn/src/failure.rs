@@ -71,7 +71,7 @@ impl Failure {
         let mut text = format!("error: {}\n", self.message);
         for (label, value) in [("hint", &self.hint), ("request id", &self.request_id)] {
             if let Some(value) = value {
-                text.push_str(&format!("{label}: {value}\n"));
+                text.extend([label, ": ", value, "\n"]);
             }
         }
         text

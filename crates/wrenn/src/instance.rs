@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const FILE: &str = "wrenn.lock";
 /// How long a running platform may take to pause its capsules and end.
-const END: Duration = Duration::from_secs(120);
+const END: Duration = Duration::from_mins(2);
 
 /// The right to run on a data directory; given back on drop.
 #[derive(Debug)]
@@ -22,7 +22,11 @@ pub struct Instance {
 impl Instance {
     /// Takes the directory, making it if need be (0700: it holds keys and guests' memory).
     pub fn take(dir: &Path) -> Outcome<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| Failure::path("create", dir, &error))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| Failure::path("create", dir, &error))?;
         let path = dir.join(FILE);
         let mut lock = open(&path).map_err(|error| Failure::path("open", &path, &error))?;
         match lock.try_lock() {
@@ -54,11 +58,18 @@ pub fn end(dir: &Path, at_once: bool) -> Outcome {
     let Some((lock, pid)) = running(dir) else { return Ok(()) };
     let pid = pid.ok_or_else(|| Failure::plain(format_args!("{} names no process", dir.join(FILE).display())))?;
     let deadline = Instant::now() + END;
-    let signal = |signal| kill_process(pid, signal).map_err(|error| Failure::plain(format_args!("cannot end process {}: {error}", pid.as_raw_nonzero())));
+    let signal = |signal| {
+        kill_process(pid, signal)
+            .map_err(|error| Failure::plain(format_args!("cannot end process {}: {error}", pid.as_raw_nonzero())))
+    };
     signal(Signal::INT)?;
     while matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
         if Instant::now() >= deadline {
-            return Err(Failure::plain(format_args!("process {} did not end within {} s", pid.as_raw_nonzero(), END.as_secs())));
+            return Err(Failure::plain(format_args!(
+                "process {} did not end within {} s",
+                pid.as_raw_nonzero(),
+                END.as_secs()
+            )));
         }
         std::thread::sleep(Duration::from_millis(100));
         if at_once {
@@ -107,9 +118,14 @@ pub fn purge(dir: &Path) -> Outcome {
 fn remaining_mounts(dir: &Path) -> Outcome {
     let dir = dir.canonicalize().map_err(|error| Failure::path("read", dir, &error))?;
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let inside = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from).find(|mount| mount.starts_with(&dir));
+    let inside = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(PathBuf::from)
+        .find(|mount| mount.starts_with(&dir));
     match inside {
-        Some(mount) => Err(Failure::plain(format_args!("{} is still mounted", mount.display())).hint(format_args!("umount {}", mount.display()))),
+        Some(mount) => Err(Failure::plain(format_args!("{} is still mounted", mount.display()))
+            .hint(format_args!("umount {}", mount.display()))),
         None => Ok(()),
     }
 }

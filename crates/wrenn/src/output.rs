@@ -14,12 +14,7 @@ pub struct Output {
 impl Output {
     /// The result: as one JSON object, or as the text that `text` makes.
     pub fn result<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> io::Result<()> {
-        if self.json { self.object(value) } else { line(&text(value)) }
-    }
-
-    /// One JSON object.
-    pub fn object<T: Serialize>(self, value: &T) -> io::Result<()> {
-        line(&serde_json::to_string_pretty(value)?)
+        if self.json { object(value) } else { line(&text(value)) }
     }
 
     /// Something a person may like to know, on stderr; a program reading JSON does not.
@@ -28,6 +23,11 @@ impl Output {
             let _ = writeln!(io::stderr(), "{text}");
         }
     }
+}
+
+/// One JSON object.
+pub fn object<T: Serialize>(value: &T) -> io::Result<()> {
+    line(&serde_json::to_string_pretty(value)?)
 }
 
 fn line(text: &str) -> io::Result<()> {
@@ -48,7 +48,7 @@ pub fn table<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [S
 pub fn pairs<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let rows: Vec<_> = rows.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+    rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect::<Vec<_>>().join("\n")
 }
 
 fn trim_lines(text: &str) -> String {

@@ -14,7 +14,8 @@ struct Explanation<'a> {
     status: CapsuleStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a EndReason>,
-    explanation: String,
+    #[serde(rename = "explanation")]
+    text: String,
     next: &'static str,
 }
 
@@ -22,19 +23,19 @@ struct Explanation<'a> {
 pub async fn run(global: &Global, id: CapsuleId) -> Outcome {
     let client = capsule::connect(global)?;
     let capsule = client.get(id).await?;
-    let (explanation, next) = explain(&capsule);
-    let answer = Explanation { id, status: capsule.status, reason: capsule.reason.as_ref(), explanation, next };
+    let (text, next) = explain(&capsule);
+    let answer = Explanation { id, status: capsule.status, reason: capsule.reason.as_ref(), text, next };
     let since = capsule.last_updated.to_rfc3339();
     Ok(Output { json: global.json }.result(&answer, |answer| {
         let next = if answer.next.is_empty() { String::new() } else { format!("hint: {}\n", answer.next) };
-        format!("{} is {} since {since}: {}\n{next}", answer.id, answer.status, answer.explanation)
+        format!("{} is {} since {since}: {}\n{next}", answer.id, answer.status, answer.text)
     })?)
 }
 
 fn explain(capsule: &Capsule) -> (String, &'static str) {
     match (&capsule.reason, capsule.status) {
         (_, status) if status.is_transient() => ("an operation is under way.".to_owned(), "look again in a moment"),
-        (_, CapsuleStatus::Running) => ("it runs.".to_owned(), ""),
+        (_, CapsuleStatus::Running) => ("nothing has stopped it.".to_owned(), ""),
         (Some(reason), _) => of_reason(reason),
         (None, CapsuleStatus::Missing) => of_reason(&EndReason::HostLost),
         (None, _) => ("no reason was recorded.".to_owned(), "the agent's log is in $WRENN_DIR/logs"),
@@ -47,8 +48,14 @@ fn of_reason(reason: &EndReason) -> (String, &'static str) {
         EndReason::Ttl => ("its time was over.".to_owned(), "a larger `--timeout-sec` keeps it longer; 0 = for ever"),
         EndReason::GuestOom => ("it ran out of memory.".to_owned(), "create it with a larger `--memory-mb`"),
         EndReason::HostOom => ("its host ran out of memory.".to_owned(), "run fewer or smaller capsules on that host"),
-        EndReason::VmCrash => ("its VM ended unexpectedly.".to_owned(), "the agent's log in $WRENN_DIR/logs has its last words"),
-        EndReason::HostLost => ("its host cannot be reached.".to_owned(), "start the host's agent again; what was paused is kept"),
-        EndReason::StartFailed(why) => (format!("it could not be started: {why}."), "`wrenn doctor` checks this machine"),
+        EndReason::VmCrash => {
+            ("its VM ended unexpectedly.".to_owned(), "the agent's log in $WRENN_DIR/logs has its last words")
+        }
+        EndReason::HostLost => {
+            ("its host cannot be reached.".to_owned(), "start the host's agent again; what was paused is kept")
+        }
+        EndReason::StartFailed(why) => {
+            (format!("it could not be started: {why}."), "`wrenn doctor` checks this machine")
+        }
     }
 }

@@ -20,12 +20,7 @@ fn transcript(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> io::Result<Str
     let output = wrenn(dir, args, env)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&*dir.to_string_lossy(), "$WRENN_DIR");
     let code = output.status.code().unwrap_or(-1);
-    Ok(format!(
-        "$ wrenn {}\n{}{}[exit {code}]\n",
-        args.join(" "),
-        text(&output.stdout),
-        text(&output.stderr)
-    ))
+    Ok(format!("$ wrenn {}\n{}{}[exit {code}]\n", args.join(" "), text(&output.stdout), text(&output.stderr)))
 }
 
 const ID: &str = "cl-0000000000000000000000001";
@@ -88,7 +83,9 @@ fn copies_that_make_no_sense() -> io::Result<()> {
     let here = dir.path().to_string_lossy();
     let missing = format!("{here}/missing");
     let mut all = String::new();
-    for (from, to) in [("a", "b"), (&*guest, &*guest), (&*here, &*guest), (&*missing, &*guest), ("-", &*format!("{ID}:"))] {
+    for (from, to) in
+        [("a", "b"), (&*guest, &*guest), (&*here, &*guest), (&*missing, &*guest), ("-", &*format!("{ID}:"))]
+    {
         all += &transcript(dir.path(), &["capsule", "cp", from, to], &env)?;
     }
     insta::assert_snapshot!(all.replace(&*here, "$WRENN_DIR"));
@@ -113,7 +110,18 @@ fn doctor_gives_stable_objects() -> io::Result<()> {
     assert!(report["ok"].is_boolean());
     let names: Vec<_> = report["checks"].as_array().into_iter().flatten().map(|check| check["name"].as_str()).collect();
     let want = [
-        "privileges", "qemu", "isolation", "memory", "cgroups", "nftables", "tun", "ip_forward", "egress", "port", "clones", "space",
+        "privileges",
+        "qemu",
+        "isolation",
+        "memory",
+        "cgroups",
+        "nftables",
+        "tun",
+        "ip_forward",
+        "egress",
+        "port",
+        "clones",
+        "space",
     ];
     assert_eq!(names, want.map(Some));
     Ok(())

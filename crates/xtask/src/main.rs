@@ -1,8 +1,9 @@
-//! Developer tasks: `cargo xtask up | test | check | guest`.
+//! Developer tasks: `cargo xtask up | test | bench | check | guest`.
 //!
 //! Knows how a newcomer's machine becomes one that builds, runs and tests Wrenn, and verifies the invariants of
 //! ARCHITECTURE.md. Must never know how the product does anything: it starts `cargo`, `apt-get` and `wrenn`.
 
+mod bench;
 mod check;
 mod guest;
 mod packages;
@@ -25,6 +26,8 @@ usage: cargo xtask TASK
 
   up [--yes] [--once]   install what is missing, build, run Wrenn here (--once: first capsule, then exit)
   test                  install what is missing, run all tests, real virtual machines included
+  bench [NAME…] [--json]
+                        create, resume, pause, exec: figures against what the machine allows
   check                 formatting, lints, architecture rules
   guest                 build the static guest daemon and print its path";
 
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["up", flags @ ..] => up::Options::parse(flags).and_then(up::run),
         ["test"] => test::run(),
+        ["bench", arguments @ ..] => bench::run(arguments),
         ["check"] => check::run(),
         ["guest"] => guest::build().map(|path| println!("{}", path.display())),
         _ => Err(USAGE.to_owned()),

@@ -7,7 +7,7 @@ use crate::packages::{self, Consent};
 use crate::{Outcome, guest, process, sdk, toolchain, workspace};
 
 /// Test binaries are run through this when the caller is not root: they make namespaces and virtual machines.
-const AS_ROOT: &str = "sudo --preserve-env";
+pub const AS_ROOT: &str = "sudo --preserve-env";
 
 /// Installs what is missing, then runs all suites; the first failing one ends the run.
 pub fn run() -> Outcome {

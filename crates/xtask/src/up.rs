@@ -1,7 +1,9 @@
 //! `cargo xtask up`: from a checkout to a running platform.
 
+use std::os::unix::process::CommandExt as _;
+
 use crate::packages::{self, Consent};
-use crate::{Failure, Outcome, guest, process, toolchain, workspace};
+use crate::{Outcome, guest, process, toolchain, workspace};
 
 /// What the caller typed behind `up`.
 #[derive(Debug, Clone, Copy)]
@@ -40,18 +42,14 @@ pub fn run(options: Options) -> Outcome {
     command.arg(format!("WRENN_ENVD={}", envd.display()));
     // sudo forgets the environment; the platform's own settings are part of the call.
     command.args(std::env::vars().filter(|(name, _)| is_setting(name)).map(|(name, value)| format!("{name}={value}")));
-    command.arg(program).arg("up").current_dir(workspace::root());
+    command.arg(&program).arg("up").current_dir(workspace::root());
     command.args((options.consent == Consent::Given).then_some("--yes"));
     command.args(options.once.then_some("--once"));
-    process::run(&mut command).map_err(|failure| hide_settings(&failure))
+    // Takes this process's place: Ctrl-C is for the platform, which saves its capsules before it ends.
+    Err(format!("cannot start {}: {}", program.display(), command.exec()))
 }
 
 fn is_setting(name: &str) -> bool {
     const OTHERS: &[&str] = &["DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "RUST_BACKTRACE"];
     (name.starts_with("WRENN_") && name != "WRENN_ENVD") || OTHERS.contains(&name)
-}
-
-/// Settings may hold secrets, so the failed command line is not repeated with them.
-fn hide_settings(failure: &str) -> Failure {
-    format!("wrenn up {}", failure.rsplit_once("ended with").map_or(failure, |(_, status)| status.trim()))
 }

@@ -23,8 +23,8 @@ pub fn target(field: Option<&wire::Target>) -> Result<wire::Target, ConnectError
 
 /// The size class a request asks for.
 pub fn class(request: &wire::CreateSandboxRequest) -> Result<Class, Failure> {
-    let template = Uuid::parse_str(&request.template_id)
-        .map_err(|_| Failure::Invalid("template_id is not a UUID".to_owned()))?;
+    let template =
+        Uuid::parse_str(&request.template_id).map_err(|_| Failure::Invalid("template_id is not a UUID".to_owned()))?;
     let within = |n: u32, min: u32, max: u32| (min..=max).contains(&n);
     if !within(request.vcpus, 1, limits::VCPUS_MAX)
         || !within(request.memory_mb, limits::MEMORY_MB_MIN, limits::MEMORY_MB_MAX)
@@ -68,7 +68,7 @@ pub fn sandbox(host: &Host, view: &View, last_active_unix_ms: u64) -> wire::Sand
         vcpus: record.class.vcpus,
         memory_mb: record.class.memory_mb,
         disk_size_mb: record.disk_size_mb,
-        isolation: host.isolation().to_owned(),
+        isolation: host.isolation(),
         created_unix_ms: record.created_unix_ms,
         last_active_unix_ms,
         lifetime: wire_lifetime(record.lifetime).into(),
@@ -85,7 +85,7 @@ pub fn host(host: &Host) -> wire::GetHostResponse {
     let version = |key: &str| versions.get(key).cloned().unwrap_or_default();
     let machine = host.capacity();
     wire::GetHostResponse {
-        isolation: host.isolation().to_owned(),
+        isolation: host.isolation(),
         agent_version: version("agent_version"),
         vmm_version: version("vmm_version"),
         kernel_version: version("kernel_version"),

@@ -50,12 +50,11 @@ impl Service {
         let make = || actor::create(&self.host, &self.registry, record, reply);
         let (handle, _) = self.registry.get_or_insert(id, make)?;
         // A repeated create joins the first: it waits for the same start, and its own `reply` was dropped.
-        let view = match answer.await {
-            Ok(result) => result?,
-            Err(_) => {
-                handle.shared.lease(limits::GUEST_BOOT).await?;
-                handle.shared.view()
-            }
+        let view = if let Ok(result) = answer.await {
+            result?
+        } else {
+            handle.shared.lease(limits::GUEST_BOOT).await?;
+            handle.shared.view()
         };
         Ok(sandbox(&self.host, &view, handle.shared.last_active_ms()))
     }
@@ -208,7 +207,8 @@ impl wire::HostAgentService for Service {
         let request = request.to_owned_message();
         let to = target(request.target.as_option())?;
         let lease = self.lease(&to.sandbox_id).await?;
-        let call = lease.guest.envd.process().list_with_options(Default::default(), timed_options(&to.user));
+        let call =
+            lease.guest.envd.process().list_with_options(process::ListRequest::default(), timed_options(&to.user));
         Response::ok(relay::until_gone(&lease, call).await?.into_owned())
     }
 
@@ -317,7 +317,7 @@ impl wire::HostAgentService for Service {
         let written = lease.guest.envd.write_file(&meta.path, &to.user, chunks);
         let gone = lease.guest.gone.cancelled();
         tokio::select! {
-            result = written => result.map_err(relay::file_error)?,
+            result = written => result.map_err(|error| relay::file_error(&error))?,
             () = gone => return Err(relay::gone()),
         }
         Response::ok(wire::WriteFileResponse::default())

@@ -39,7 +39,10 @@ pub fn gone() -> ConnectError {
 }
 
 /// The call's answer, unless the guest's life ends first.
-pub async fn until_gone<T>(lease: &Lease, call: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
+pub async fn until_gone<T>(
+    lease: &Lease,
+    call: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
     tokio::select! {
         answer = call => answer,
         () = lease.guest.gone.cancelled() => Err(gone()),
@@ -61,8 +64,11 @@ where
 }
 
 /// Until the stream ends, its reader leaves, or the guest's life ends. Waits while the reader is slow.
-async fn forward<B, V, M>(mut from: ServerStream<B, V>, lease: Lease, to: mpsc::Sender<Result<StreamMessage<M>, ConnectError>>)
-where
+async fn forward<B, V, M>(
+    mut from: ServerStream<B, V>,
+    lease: Lease,
+    to: mpsc::Sender<Result<StreamMessage<M>, ConnectError>>,
+) where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
     V: buffa::MessageView<'static, Owned = M> + Send + Sync + 'static,
@@ -92,18 +98,19 @@ pub async fn split_input(
     let first = requests.next().await.ok_or_else(|| missing("target"))??.to_owned_message();
     let target = first.target.into_option().ok_or_else(|| missing("target"))?;
     let head = stream::iter(first.request.into_option());
-    let tail = requests
-        .take_while(|message| std::future::ready(message.is_ok()))
-        .filter_map(|message| {
-            std::future::ready(message.ok().and_then(|message| message.to_owned_message().request.into_option()))
-        });
+    let tail = requests.take_while(|message| std::future::ready(message.is_ok())).filter_map(|message| {
+        std::future::ready(message.ok().and_then(|message| message.to_owned_message().request.into_option()))
+    });
     Ok((target, head.chain(tail)))
 }
 
 /// The description in the first message, and the content in the others.
 pub async fn split_file(
     mut requests: InboundStream<wire::WriteFileRequest>,
-) -> Result<(wire::write_file_request::Meta, impl Stream<Item = Result<Bytes, ConnectError>> + Send + Sync + use<>), ConnectError> {
+) -> Result<
+    (wire::write_file_request::Meta, impl Stream<Item = Result<Bytes, ConnectError>> + Send + Sync + use<>),
+    ConnectError,
+> {
     use wire::write_file_request::Content;
     let first = requests.next().await.ok_or_else(|| missing("meta"))??.to_owned_message();
     let Some(Content::Meta(meta)) = first.content else { return Err(missing("meta")) };
@@ -126,13 +133,15 @@ pub async fn split_file(
 
 /// A file of the guest in messages of bounded size.
 pub async fn read_file(lease: Lease, path: &str, user: &str) -> ServiceResult<ServiceStream<wire::ReadFileResponse>> {
-    let content = lease.guest.envd.read_file(path, user).await.map_err(file_error)?;
+    let content = lease.guest.envd.read_file(path, user).await.map_err(|error| file_error(&error))?;
     let gone_token = lease.guest.gone.clone();
     let messages = content
         .flat_map(|chunk| {
             let parts: Vec<_> = match chunk {
-                Ok(bytes) => split(bytes).map(|chunk| Ok(wire::ReadFileResponse { chunk, ..Default::default() })).collect(),
-                Err(error) => vec![Err(file_error(error))],
+                Ok(bytes) => {
+                    split(bytes).map(|chunk| Ok(wire::ReadFileResponse { chunk, ..Default::default() })).collect()
+                }
+                Err(error) => vec![Err(file_error(&error))],
             };
             stream::iter(parts)
         })
@@ -152,11 +161,13 @@ fn split(mut bytes: Bytes) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// The guest's refusal with the code its status means.
-pub fn file_error(error: FileError) -> ConnectError {
-    let code = match &error {
+pub fn file_error(error: &FileError) -> ConnectError {
+    let code = match error {
         FileError::Unreachable(_) => ErrorCode::Aborted,
         FileError::Refused { status, .. } => match *status {
-            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::NOT_ACCEPTABLE => ErrorCode::InvalidArgument,
+            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::NOT_ACCEPTABLE => {
+                ErrorCode::InvalidArgument
+            }
             StatusCode::FORBIDDEN => ErrorCode::PermissionDenied,
             StatusCode::NOT_FOUND => ErrorCode::NotFound,
             StatusCode::CONFLICT => ErrorCode::AlreadyExists,

@@ -14,6 +14,7 @@ use fleet::Filter;
 use model::{CapsuleStatus, Error, limits};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
@@ -123,8 +124,8 @@ fn metadata(text: &str) -> Result<BTreeMap<String, String>, Error> {
 }
 
 fn decode_twice(text: &str) -> Result<String, Error> {
-    let once = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(|text| text.into_owned());
-    let twice = once.and_then(|text| percent_decode_str(&text).decode_utf8().map(|text| text.into_owned()));
+    let once = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(Cow::into_owned);
+    let twice = once.and_then(|text| percent_decode_str(&text).decode_utf8().map(Cow::into_owned));
     twice.map_err(|_| Error::invalid("metadata must be UTF-8"))
 }
 

@@ -18,6 +18,7 @@ const CLIENT_ID: &str = "wrenn";
 
 /// Answer of create and connect.
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names on the wire")]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Sandbox {
     #[serde(rename = "templateID")]

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use fleet::{Create, Filter, Resume, Surface, Until};
 use http::StatusCode;
 use model::rest::{self, CreateCapsule};
-use model::{CapsuleId, Error, Lifetime, TeamId, check, limits};
+use model::{CapsuleId, CapsuleStatus, Code, EndReason, Error, Lifetime, TeamId, check, limits};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -99,7 +99,21 @@ async fn resume(
 ) -> Answer {
     let how = Resume { discard_memory: matches!(how.memory, Some(Memory::Discard)), lifetime: None };
     let capsule = state.fleet.resume(caller.team, id, how).await?;
-    settled(&state, capsule, wait.or(limits::ANSWER_HOLD)).await
+    let answer = settled(&state, capsule, wait.or(limits::ANSWER_HOLD)).await?;
+    match &answer.1.0 {
+        rest::Capsule { status: CapsuleStatus::Paused, reason: Some(EndReason::StartFailed(why)), .. } => {
+            Err(Failure(not_resumed(why)))
+        }
+        _ => Ok(answer),
+    }
+}
+
+/// Why it is still paused.
+fn not_resumed(why: &str) -> Error {
+    match why.strip_prefix(hostlink::INCOMPATIBLE) {
+        Some(why) => Error::new(Code::SnapshotIncompatible, why),
+        None => Error::new(Code::AgentError, format!("the capsule could not be resumed: {why}")),
+    }
 }
 
 async fn ping(State(state): State<ApiState>, caller: Caller, Id(id): Id) -> Result<StatusCode, Failure> {

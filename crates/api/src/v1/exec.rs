@@ -34,7 +34,7 @@ async fn exec(State(state): State<ApiState>, caller: Caller, Id(id): Id, body: B
         return Ok((StatusCode::ACCEPTED, Json(answer)).into_response());
     }
     let output = guest.exec(&command, limit).await?;
-    Ok(Json(result(id, cmd, output)).into_response())
+    Ok(Json(result(id, cmd, &output)).into_response())
 }
 
 fn parse(asked: ExecRequest) -> Result<Command, Error> {
@@ -64,7 +64,7 @@ fn random_tag() -> String {
 }
 
 /// Text when both streams are, else both in base64.
-fn result(sandbox_id: CapsuleId, cmd: String, output: ExecOutput) -> ExecResult {
+fn result(sandbox_id: CapsuleId, cmd: String, output: &ExecOutput) -> ExecResult {
     let (stdout, stderr, encoding) = match (str::from_utf8(&output.stdout), str::from_utf8(&output.stderr)) {
         (Ok(stdout), Ok(stderr)) => (stdout.to_owned(), stderr.to_owned(), Encoding::Utf8),
         _ => (STANDARD.encode(&output.stdout), STANDARD.encode(&output.stderr), Encoding::Base64),
@@ -90,9 +90,9 @@ mod tests {
         let output =
             |stdout: &[u8]| ExecOutput { stdout: stdout.to_vec(), stderr: b"e".to_vec(), ..Default::default() };
         let id = CapsuleId::random();
-        let text = result(id, String::new(), output("ä".as_bytes()));
+        let text = result(id, String::new(), &output("ä".as_bytes()));
         assert_eq!((text.stdout.as_str(), text.stderr.as_str(), text.encoding), ("ä", "e", Encoding::Utf8));
-        let binary = result(id, String::new(), output(&[0xff]));
+        let binary = result(id, String::new(), &output(&[0xff]));
         assert_eq!(
             (binary.stdout.as_str(), binary.stderr.as_str(), binary.encoding),
             ("/w==", "ZQ==", Encoding::Base64)

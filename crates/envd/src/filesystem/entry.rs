@@ -16,11 +16,15 @@ use crate::users::Names;
 pub(super) fn entry(path: &Path, names: &Names) -> io::Result<EntryInfo> {
     let own = fs::symlink_metadata(path)?;
     let is_link = own.file_type().is_symlink();
-    let target = if is_link { fs::metadata(path).ok() } else { Some(own.clone()) };
-    let symlink_target = is_link.then(|| {
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        target.to_string_lossy().into_owned()
-    });
+    // The kernel refuses even root to *follow* a user's link in a sticky directory such as /tmp
+    // (fs.protected_symlinks), so the link is read and its target looked at.
+    let resolved = is_link.then(|| fs::canonicalize(path).ok());
+    let target = match &resolved {
+        Some(resolved) => resolved.as_deref().and_then(|target| fs::metadata(target).ok()),
+        None => Some(own.clone()),
+    };
+    let symlink_target =
+        resolved.map(|target| target.unwrap_or_else(|| path.to_owned()).to_string_lossy().into_owned());
     let may_have_metadata = target.as_ref().is_some_and(|target| target.is_file() || target.is_dir());
     let metadata = if may_have_metadata { metadata::read(path) } else { BTreeMap::new() };
     Ok(EntryInfo {

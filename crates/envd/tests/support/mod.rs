@@ -20,9 +20,6 @@ use tempfile::TempDir;
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Where loopback servers are offered: loopback as well, but not the address they listen on.
-pub const FORWARD: &str = "127.0.7.7";
-
 /// A running daemon; killed when dropped.
 pub struct Daemon {
     process: Process,
@@ -60,10 +57,16 @@ impl Reply {
 
 impl Daemon {
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments.
+    pub fn start_with(arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut process = Spawn::new(env!("CARGO_BIN_EXE_envd"))
-            .args(["--address", "127.0.0.1", "--port", "0", "--forward-address", FORWARD, "--run-dir"])
+            .args(["--address", "127.0.0.1", "--port", "0", "--run-dir"])
             .arg(directory.path().join("run"))
+            .args(arguments)
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .stdout(Stream::Pipe)
             .stderr(Stream::Inherit)

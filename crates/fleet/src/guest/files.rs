@@ -32,14 +32,16 @@ impl Guest {
             ..Default::default()
         };
         let answer = self.link.streams().read_file(request).await.map_err(|e| hostlink::error(&e))?;
-        let mut content = stream::unfold(Some(answer), |answer| async {
+        let content = stream::unfold(Some(answer), |answer| async {
             let mut answer = answer?;
             match answer.message::<agent::ReadFileResponse>().await {
                 Ok(message) => message.map(|m| (Ok(Bytes::from(m.to_owned_message().chunk)), Some(answer))),
                 Err(error) => Some((Err(hostlink::error(&error)), None)),
             }
         })
-        .boxed();
+        // An empty file has ended already when the caller asks for its first piece.
+        .fuse();
+        let mut content = content.boxed();
         let first = content.next().await.transpose()?;
         Ok(stream::iter(first.map(Ok)).chain(content).boxed())
     }

@@ -15,7 +15,7 @@ use proto::hostagent::v1::Target;
 use std::time::Duration;
 
 /// Limit of a call with one answer.
-const CALL: Duration = Duration::from_secs(60);
+const CALL: Duration = Duration::from_mins(1);
 /// Chunks held between the two halves of a stream; a full queue slows its sender down.
 const QUEUE: usize = 256;
 /// Most bytes in one message of a stream.

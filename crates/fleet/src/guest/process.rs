@@ -142,6 +142,7 @@ impl Guest {
             step(message).map(|(event, last)| (event, (!last).then_some(answer)))
         })
         .filter_map(async |event| event.transpose())
+        .fuse()
         .boxed())
     }
 
@@ -160,6 +161,7 @@ impl Guest {
             step(message).map(|(event, last)| (event, (!last).then_some(answer)))
         })
         .filter_map(async |event| event.transpose())
+        .fuse()
         .boxed())
     }
 

@@ -20,7 +20,7 @@ async fn output_is_whole_up_to_its_limit() {
     let server = Server::start().await;
     let id = server.running().await.id;
     let guest = server.fleet.guest(TEAM, id).await.unwrap();
-    let limit = Duration::from_secs(60);
+    let limit = Duration::from_mins(1);
     for (bytes, truncated) in
         [(0, false), (3, false), (limits::EXEC_OUTPUT_BYTES_MAX, false), (limits::EXEC_OUTPUT_BYTES_MAX + 1, true)]
     {
@@ -102,8 +102,21 @@ async fn a_lifetime_reaches_the_host_and_connecting_never_shortens_it() {
     server.becomes(id, CapsuleStatus::Paused).await;
     let how = Resume { lifetime: Some(late), ..Resume::default() };
     assert_eq!(fleet.resume(TEAM, id, how).await.unwrap().lifetime, late);
-    fleet.wait(id, Until::Settled, Duration::from_secs(60)).await.unwrap();
+    fleet.wait(id, Until::Settled, Duration::from_mins(1)).await.unwrap();
     server.agent.until(told(4_000_000_100_000)).await;
+}
+
+#[tokio::test]
+async fn a_capsule_resumed_after_its_end_gets_time() {
+    let server = Server::start().await;
+    let over = Lifetime::Until { unix_ms: 1, at_end: AtEnd::Pause };
+    let id = server.fleet.create(TEAM, fleet::Create { lifetime: over, ..request() }).await.unwrap().id;
+    server.becomes(id, CapsuleStatus::Running).await;
+    server.fleet.pause(TEAM, id).await.unwrap();
+    server.becomes(id, CapsuleStatus::Paused).await;
+    let resumed = server.fleet.resume(TEAM, id, Resume::default()).await.unwrap();
+    let now_ms = u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap();
+    assert!(matches!(resumed.lifetime, Lifetime::Until { unix_ms, at_end: AtEnd::Pause } if unix_ms > now_ms));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 fn lost(times: usize) -> impl Iterator<Item = Fault> {
     std::iter::repeat_with(|| Fault::LostAnswer).take(times)

@@ -1,7 +1,7 @@
 //! A server's fleet on a real database, with the test's agent as its host.
 
 use crate::agent::{Agent, Serving};
-use bus::{Bus, Heard};
+use bus::Bus;
 use fleet::{Create, Fleet, LocalHost, Surface};
 use model::{Capsule, CapsuleId, CapsuleStatus, HostId, HostStatus, Lifetime, Secret, TeamId};
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use store::{Options, Store};
 
 /// Far beyond what anything here takes.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 pub const TEAM: TeamId = TeamId::PLATFORM;
 
 pub struct Server {
@@ -84,13 +84,13 @@ impl Server {
                 if capsule.status == status {
                     return capsule;
                 }
-                if let Some(Heard::Message(_) | Heard::Missed) = heard.next().await {}
+                heard.next().await.unwrap();
             }
         };
-        match tokio::time::timeout(LONG, reached).await {
-            Ok(capsule) => capsule,
-            Err(_) => panic!("not {status}, but {:?}", self.store.capsule(id).await),
-        }
+        let Ok(capsule) = tokio::time::timeout(LONG, reached).await else {
+            panic!("not {status}, but {:?}", self.store.capsule(id).await)
+        };
+        capsule
     }
 }
 

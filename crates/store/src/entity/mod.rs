@@ -1,4 +1,4 @@
-//! Tables as SeaORM sees them. Nothing outside this crate does.
+//! Tables as `SeaORM` sees them. Nothing outside this crate does.
 
 pub mod event;
 pub mod host;

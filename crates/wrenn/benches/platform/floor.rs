@@ -160,8 +160,11 @@ impl Floor {
 
 async fn sh_true(envd: &Envd) -> Result<()> {
     use proto::process::{ProcessConfig, StartRequest};
-    let process =
-        ProcessConfig { cmd: "/bin/sh".to_owned(), args: vec!["-c".to_owned(), "true".to_owned()], ..Default::default() };
+    let process = ProcessConfig {
+        cmd: "/bin/sh".to_owned(),
+        args: vec!["-c".to_owned(), "true".to_owned()],
+        ..Default::default()
+    };
     let request = StartRequest { process: process.into(), stdin: Some(false), ..Default::default() };
     let mut stream = envd.process().start_with_options(request, guestlink::options("root")).await?;
     while stream.message().await?.is_some() {}

@@ -34,7 +34,7 @@ async fn main() -> Verdict {
     }
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let mut figures = Vec::new();
-    let platform = Platform::start("0").await?;
+    let mut platform = Platform::start("0").await?;
     let floor = Floor::open(&platform).await?;
     if wanted("create") {
         figures.extend(create(&platform, &floor).await?);
@@ -47,7 +47,7 @@ async fn main() -> Verdict {
         figures.extend(exec(&platform).await?);
     }
     floor.close().await?;
-    drop(platform);
+    platform.kill()?;
     if wanted("create") {
         figures.extend(create_ready().await?);
     }

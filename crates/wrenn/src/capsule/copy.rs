@@ -3,7 +3,7 @@
 use crate::cli::{CpArgs, capsule_id};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::Output;
+use crate::output::{self, Output};
 use client::{Client, Download};
 use model::CapsuleId;
 use serde::Serialize;
@@ -48,19 +48,22 @@ struct Copied {
 /// Copies.
 pub async fn run(client: &Client, args: &CpArgs, out: Output) -> Outcome {
     let bytes = match (Place::parse(&args.from), Place::parse(&args.to)) {
-        (Place::Guest(id, path), to @ (Place::Local(_) | Place::Standard)) => Some(download(client, id, &path, to).await?),
+        (Place::Guest(id, path), to @ (Place::Local(_) | Place::Standard)) => {
+            Some(download(client, id, &path, to).await?)
+        }
         (from @ (Place::Local(_) | Place::Standard), Place::Guest(id, path)) => upload(client, &from, id, path).await?,
         (Place::Guest(..), Place::Guest(..)) => return Err(usage("both sides are capsules")),
         _ => return Err(usage("neither side is a capsule")),
     };
     if out.json {
-        out.object(&Copied { from: args.from.clone(), to: args.to.clone(), bytes })?;
+        output::object(&Copied { from: args.from.clone(), to: args.to.clone(), bytes })?;
     }
     Ok(())
 }
 
 fn usage(what: &str) -> Failure {
-    Failure::new(Exit::Usage, what).hint("one side is a file, the other CAPSULE:PATH, as in `wrenn capsule cp notes.txt cl-…:/root/`")
+    Failure::new(Exit::Usage, what)
+        .hint("one side is a file, the other CAPSULE:PATH, as in `wrenn capsule cp notes.txt cl-…:/root/`")
 }
 
 async fn upload(client: &Client, from: &Place, id: CapsuleId, path: String) -> Outcome<Option<u64>> {

@@ -3,7 +3,7 @@
 use crate::cli::ExecArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::Output;
+use crate::output::{self, Output};
 use client::Client;
 use model::Code;
 use model::rest::{ExecRequest, ExecResult};
@@ -30,7 +30,7 @@ pub async fn run(client: &Client, args: ExecArgs, out: Output) -> Outcome<ExitCo
     }
     let result = client.exec(args.id, &request).await.map_err(infrastructure)?;
     if out.json {
-        out.object(&result)?;
+        output::object(&result)?;
     } else {
         pass_on(&result)?;
     }
@@ -51,7 +51,10 @@ fn pass_on(result: &ExecResult) -> Outcome {
     io::stderr().write_all(&output.stderr)?;
     if result.truncated {
         let mib = model::limits::EXEC_OUTPUT_BYTES_MAX >> 20;
-        writeln!(io::stderr(), "warning: output beyond {mib} MiB was cut; write it to a file and use `wrenn capsule cp`")?;
+        writeln!(
+            io::stderr(),
+            "warning: output beyond {mib} MiB was cut; write it to a file and use `wrenn capsule cp`"
+        )?;
     }
     Ok(())
 }

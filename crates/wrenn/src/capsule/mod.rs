@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long a command waits for what it asked for. A first start without KVM can take a minute.
-pub const SETTLE: Duration = Duration::from_secs(180);
+pub const SETTLE: Duration = Duration::from_mins(3);
 
 /// A client for the credentials this command line leads to.
 pub fn connect(global: &Global) -> Outcome<Client> {
@@ -76,7 +76,8 @@ async fn remove(client: &Client, ids: &[CapsuleId], out: Output) -> Outcome {
     for id in ids {
         capsules.push(reached(client, *id, CapsuleStatus::Stopped).await?);
     }
-    let text = |list: &show::List| list.capsules.iter().map(|capsule| format!("{}\n", capsule.id)).collect();
+    let text =
+        |list: &show::List| list.capsules.iter().map(|capsule| capsule.id.to_string()).collect::<Vec<_>>().join("\n");
     Ok(out.result(&show::List { capsules }, text)?)
 }
 
@@ -88,7 +89,8 @@ pub async fn reached(client: &Client, id: CapsuleId, wanted: CapsuleStatus) -> O
     }
     if capsule.status.is_transient() {
         let message = format!("capsule {id} is still {} after {} s", capsule.status, SETTLE.as_secs());
-        return Err(Failure::new(Exit::Unreachable, message).hint(format_args!("`wrenn capsule get {id}` shows how it goes on")));
+        return Err(Failure::new(Exit::Unreachable, message)
+            .hint(format_args!("`wrenn capsule get {id}` shows how it goes on")));
     }
     let why = capsule.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
     let message = format!("capsule {id} is {}{why}, not {wanted}", capsule.status);

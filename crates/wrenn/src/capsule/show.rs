@@ -23,7 +23,10 @@ pub async fn list(client: &Client, out: Output) -> Outcome {
     }
     let now = Utc::now();
     Ok(out.result(&list, |list| {
-        output::table(["ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "ISOLATION", "AGE"], list.capsules.iter().map(|capsule| row(capsule, now)))
+        output::table(
+            ["ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "ISOLATION", "AGE"],
+            list.capsules.iter().map(|capsule| row(capsule, now)),
+        )
     })?)
 }
 
@@ -52,7 +55,10 @@ pub fn capsule(capsule: &Capsule) -> String {
         ("status", capsule.status.to_string()),
         ("reason", capsule.reason.as_ref().map(ToString::to_string).unwrap_or_default()),
         ("template", capsule.template.clone()),
-        ("size", format!("{} vCPU, {} MiB memory, {} MiB disk", capsule.vcpus, capsule.memory_mb, capsule.disk_size_mb)),
+        (
+            "size",
+            format!("{} vCPU, {} MiB memory, {} MiB disk", capsule.vcpus, capsule.memory_mb, capsule.disk_size_mb),
+        ),
         ("isolation", capsule.isolation.clone()),
         ("idle", idle),
         ("created", time(Some(capsule.created_at))),

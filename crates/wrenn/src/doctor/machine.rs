@@ -39,10 +39,16 @@ pub fn qemu() -> Check {
 pub fn isolation() -> Check {
     let name = "isolation";
     let emulated = |why: String| {
-        Check::warn(name, format!("qemu-tcg: {why}"), "capsules are emulated: same features, slower, weaker isolation; a machine with KVM does better")
+        Check::warn(
+            name,
+            format!("qemu-tcg: {why}"),
+            "capsules are emulated: same features, slower, weaker isolation; a machine with KVM does better",
+        )
     };
     match File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => Check::warn(name, "/dev/kvm can be opened", "`wrenn up` boots a guest on it and says which tier it chose"),
+        Ok(_) => {
+            Check::warn(name, "/dev/kvm can be opened", "`wrenn up` boots a guest on it and says which tier it chose")
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => emulated("no /dev/kvm".to_owned()),
         Err(error) => emulated(format!("/dev/kvm: {error}")),
     }
@@ -52,10 +58,16 @@ pub fn isolation() -> Check {
 pub fn memory() -> Check {
     let name = "memory";
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available_kb = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let available_kb = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     match available_kb.map(|kb| kb / 1024) {
         Some(mb) if mb >= MEMORY_MB_LOW => Check::ok(name, format!("{mb} MiB available")),
-        Some(mb) => Check::warn(name, format!("{mb} MiB available"), "a capsule takes 512 MiB unless `--memory-mb` says otherwise"),
+        Some(mb) => Check::warn(
+            name,
+            format!("{mb} MiB available"),
+            "a capsule takes 512 MiB unless `--memory-mb` says otherwise",
+        ),
         None => Check::warn(name, "/proc/meminfo is not readable", "mount /proc"),
     }
 }
@@ -68,7 +80,15 @@ pub fn cgroups() -> Check {
         return Check::ok(name, "v2");
     }
     if Path::new("/sys/fs/cgroup/memory").is_dir() {
-        return Check::warn(name, "v1", "boot with systemd.unified_cgroup_hierarchy=1 for limits on memory and I/O together");
+        return Check::warn(
+            name,
+            "v1",
+            "boot with systemd.unified_cgroup_hierarchy=1 for limits on memory and I/O together",
+        );
     }
-    Check::warn(name, "no memory controller", "capsules are limited by their VM's size only; mount cgroup2 at /sys/fs/cgroup")
+    Check::warn(
+        name,
+        "no memory controller",
+        "capsules are limited by their VM's size only; mount cgroup2 at /sys/fs/cgroup",
+    )
 }

@@ -110,11 +110,14 @@ impl Report {
 fn text(report: &Report) -> String {
     let mut text = output::table(
         ["CHECK", "VERDICT", "FOUND"],
-        report.checks.iter().map(|check| [check.name.to_owned(), format!("{:?}", check.verdict).to_lowercase(), check.found.clone()]),
+        report
+            .checks
+            .iter()
+            .map(|check| [check.name.to_owned(), format!("{:?}", check.verdict).to_lowercase(), check.found.clone()]),
     );
     for check in &report.checks {
         if let Some(remedy) = &check.remedy {
-            text.push_str(&format!("\n{}: {remedy}", check.name));
+            text.extend(["\n", check.name, ": ", remedy]);
         }
     }
     text

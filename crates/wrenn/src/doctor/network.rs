@@ -30,7 +30,11 @@ pub fn forwarding() -> Check {
     let name = "ip_forward";
     match fs::read_to_string("/proc/sys/net/ipv4/ip_forward").as_deref().map(str::trim) {
         Ok("1") => Check::ok(name, "on"),
-        Ok(_) => Check::warn(name, "off", "the agent turns it on when it starts; to keep it on: sysctl -w net.ipv4.ip_forward=1"),
+        Ok(_) => Check::warn(
+            name,
+            "off",
+            "the agent turns it on when it starts; to keep it on: sysctl -w net.ipv4.ip_forward=1",
+        ),
         Err(error) => Check::fail(name, error.to_string(), "mount /proc and /proc/sys writable"),
     }
 }
@@ -46,7 +50,11 @@ pub fn foreign_firewall() -> Check {
         return Check::ok(name, "no other firewall drops forwarded packets");
     }
     let remedy = dropping.iter().map(|chain| format!("nft insert rule {chain} iifname \"wr*\" accept"));
-    Check::warn(name, format!("egress_blocked_by_host_firewall: {} drops by default", dropping.join(", ")), remedy.collect::<Vec<_>>().join("; "))
+    Check::warn(
+        name,
+        format!("egress_blocked_by_host_firewall: {} drops by default", dropping.join(", ")),
+        remedy.collect::<Vec<_>>().join("; "),
+    )
 }
 
 /// `family table chain` of each forward chain that drops what no rule accepts, ours excepted.
@@ -71,7 +79,9 @@ pub fn port(plan: &Plan) -> Check {
     }
     match TcpListener::bind(plan.listen) {
         Ok(_) => Check::ok(name, format!("{} is free", plan.listen)),
-        Err(error) => Check::fail(name, format!("{}: {error}", plan.listen), "choose another with --listen 127.0.0.1:PORT"),
+        Err(error) => {
+            Check::fail(name, format!("{}: {error}", plan.listen), "choose another with --listen 127.0.0.1:PORT")
+        }
     }
 }
 
@@ -82,9 +92,16 @@ mod tests {
     #[test]
     fn foreign_drops_are_found_and_ours_are_not() {
         let chain = |table: &str, policy: &str| {
-            format!(r#"{{"chain":{{"family":"ip","table":"{table}","name":"FORWARD","hook":"forward","policy":"{policy}"}}}}"#)
+            format!(
+                r#"{{"chain":{{"family":"ip","table":"{table}","name":"FORWARD","hook":"forward","policy":"{policy}"}}}}"#
+            )
         };
-        let text = format!(r#"{{"nftables":[{},{},{}]}}"#, chain("filter", "drop"), chain("wrenn_1", "drop"), chain("nat", "accept"));
+        let text = format!(
+            r#"{{"nftables":[{},{},{}]}}"#,
+            chain("filter", "drop"),
+            chain("wrenn_1", "drop"),
+            chain("nat", "accept")
+        );
         assert_eq!(dropping_chains(&text), ["ip filter FORWARD"]);
         assert!(dropping_chains("not json").is_empty());
     }

@@ -23,7 +23,11 @@ pub fn clones(dir: &Path) -> Check {
     match (tool("mkfs.xfs", &["-V"]), loop_devices) {
         (Ok(_), true) => Check::ok(name, "an XFS pool file, mounted over a loop device"),
         (Err(_), _) => Check::warn(name, "disks are copied: no mkfs.xfs", "apt-get install xfsprogs"),
-        (_, false) => Check::warn(name, "disks are copied: no loop devices", "modprobe loop, or put the data directory on XFS or btrfs"),
+        (_, false) => Check::warn(
+            name,
+            "disks are copied: no loop devices",
+            "modprobe loop, or put the data directory on XFS or btrfs",
+        ),
     }
 }
 
@@ -42,9 +46,11 @@ pub fn space(dir: &Path) -> Check {
     let place = existing(dir);
     let free = match rustix::fs::statvfs(place) {
         Ok(facts) => facts.f_bavail * facts.f_frsize,
-        Err(error) => return Check::fail(name, format!("{}: {error}", place.display()), "choose another directory with --dir"),
+        Err(error) => {
+            return Check::fail(name, format!("{}: {error}", place.display()), "choose another directory with --dir");
+        }
     };
-    let found = format!("{:.1} GiB free at {}", free as f64 / GIB as f64, place.display());
+    let found = format!("{} GiB free at {}", free / GIB, place.display());
     let remedy = "free some, or choose another directory with --dir";
     match free {
         0..SPACE_NONE => Check::fail(name, found, remedy),

@@ -17,7 +17,7 @@ pub fn ready(dir: &Path, out: Output) -> Outcome {
 fn snippets(credentials: &Credentials, path: &Path) -> String {
     let Credentials { base_url, api_key, e2b_api_key, .. } = credentials;
     format!(
-        "\
+        "
 API  {base_url}
 key  {api_key}  (kept in {path})
 

@@ -9,7 +9,8 @@ use model::{CapsuleId, CapsuleStatus, Code};
 use std::time::Duration;
 
 /// What the capsule runs, and what it must print when that is known.
-const COMMANDS: [(&[&str], Option<&str>); 2] = [(&["uname", "-a"], None), (&["python3", "-c", "print(6*7)"], Some("42"))];
+const COMMANDS: [(&[&str], Option<&str>); 2] =
+    [(&["uname", "-a"], None), (&["python3", "-c", "print(6*7)"], Some("42"))];
 /// A first command without KVM meets a cold translation cache.
 const TIMEOUT_S: i64 = 60;
 /// How often a server without a host is asked again.
@@ -66,7 +67,8 @@ async fn exec(client: &Client, id: CapsuleId, command: &[&str]) -> Outcome<Strin
     let output = Output::of(&result).ok_or_else(|| Failure::plain("the server's answer is not encoded as it says"))?;
     if result.exit_code != 0 {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let message = format!("`{}` in the first capsule ended with {}: {}", command.join(" "), result.exit_code, stderr.trim());
+        let message =
+            format!("`{}` in the first capsule ended with {}: {}", command.join(" "), result.exit_code, stderr.trim());
         return Err(Failure::plain(message));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())

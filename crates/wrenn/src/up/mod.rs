@@ -69,7 +69,8 @@ async fn serve(plan: &Plan, once: bool, out: Output, steps: &Steps, interrupts: 
 }
 
 fn interrupted() -> Failure {
-    Failure::new(Exit::Interrupted, "interrupted").hint("`wrenn up` goes on where it was; `wrenn down` removes what is left")
+    Failure::new(Exit::Interrupted, "interrupted")
+        .hint("`wrenn up` goes on where it was; `wrenn down` removes what is left")
 }
 
 /// Saves every running capsule. One that cannot be paused is left running and named.
@@ -93,7 +94,8 @@ async fn pause_all(client: &Client, steps: &Steps) -> Outcome {
     }
     match left.as_slice() {
         [] => Ok(()),
-        left => Err(Failure::plain(format_args!("not paused: {}", left.join(", "))).hint("they go on running; `wrenn down` ends them")),
+        left => Err(Failure::plain(format_args!("not paused: {}", left.join(", ")))
+            .hint("they go on running; `wrenn down` ends them")),
     }
 }
 
@@ -105,7 +107,8 @@ struct Interrupts {
 
 impl Interrupts {
     fn new() -> Outcome<Self> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::plain(format_args!("cannot handle signals: {error}")));
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::plain(format_args!("cannot handle signals: {error}")));
         Ok(Self { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
     }
 

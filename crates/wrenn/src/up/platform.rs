@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 pub use agent::Stop;
 
@@ -58,18 +58,27 @@ fn callback(dir: &Path, listen: SocketAddr) -> Outcome<Callback> {
     Callback::new(&base_url, host.id.to_string(), host.token.expose().to_owned()).map_err(Failure::plain)
 }
 
-fn server_options(dir: &Path, listen: SocketAddr, database_url: Option<String>, agent_socket: Option<PathBuf>) -> server::Options {
+fn server_options(
+    dir: &Path,
+    listen: SocketAddr,
+    database_url: Option<String>,
+    agent_socket: Option<PathBuf>,
+) -> server::Options {
     server::Options { listen, dir: dir.to_owned(), database_url, agent_socket, version: env!("CARGO_PKG_VERSION") }
 }
 
 async fn start_agent(dir: &Path, callback: Callback, steps: &Steps) -> Outcome<Agent> {
-    let progress = Parts { steps: steps.clone(), running: Mutex::default() };
-    let prepared = agent::prepare(agent_options(dir, callback)?, progress).await.map_err(not_started)?;
+    let parts = Parts { steps: steps.clone(), running: Mutex::default(), after: Arc::default() };
+    let after = parts.after.clone();
+    let prepared = agent::prepare(agent_options(dir, callback)?, parts).await.map_err(not_started)?;
+    if let Some(step) = after.lock().ok().and_then(|mut after| after.take()) {
+        step.done(&prepared.isolation());
+    }
 
     let step = steps.begin("agent");
     let agent = Agent::start(prepared).await.map_err(not_started)?;
     let (running, paused) = agent.census();
-    step.done(&format!("isolation {}, {running} capsules running, {paused} paused", agent.isolation()));
+    step.done(&format!("{running} capsules running, {paused} paused"));
 
     if !agent.has_template() {
         let step = steps.begin("first boot of the template");
@@ -91,7 +100,8 @@ fn agent_options(dir: &Path, callback: Callback) -> Outcome<agent::Options> {
     let ready_vms = std::env::var("WRENN_READY_VMS").ok().map(|text| text.parse()).transpose();
     Ok(agent::Options {
         dir: dir.to_owned(),
-        program: std::env::current_exe().map_err(|error| Failure::plain(format_args!("cannot find this program: {error}")))?,
+        program: std::env::current_exe()
+            .map_err(|error| Failure::plain(format_args!("cannot find this program: {error}")))?,
         envd: guest_daemon()?,
         source: image::Source::from_env(),
         vmm: vmm.map_err(Failure::plain)?.unwrap_or_default(),
@@ -109,7 +119,8 @@ fn guest_daemon() -> Outcome<PathBuf> {
     let built = beside.join("../x86_64-unknown-linux-gnu/guest/envd");
     let found = named.into_iter().chain([built, beside.join("envd")]).find(|path| path.is_file());
     found.ok_or_else(|| {
-        Failure::plain("the guest daemon `envd` is not beside this program").hint("`cargo xtask up` builds it; WRENN_ENVD names another place")
+        Failure::plain("the guest daemon `envd` is not beside this program")
+            .hint("`cargo xtask up` builds it; WRENN_ENVD names another place")
     })
 }
 
@@ -125,6 +136,8 @@ impl Platform {
 struct Parts {
     steps: Steps,
     running: Mutex<HashMap<image::Step, Step>>,
+    /// What the agent does once the last part is there: a `/dev/kvm` that does not work takes 10 s to be found out.
+    after: Arc<Mutex<Option<Step>>>,
 }
 
 impl image::Progress for Parts {
@@ -146,6 +159,12 @@ impl image::Progress for Parts {
             image::Outcome::Cached => "cached",
             image::Outcome::Built => "built",
         });
+        // Made of the other two, so it is the last one.
+        if part == image::Step::Initramfs
+            && let Ok(mut after) = self.after.lock()
+        {
+            *after = Some(self.steps.begin("virtual machine monitor"));
+        }
     }
 }
 
@@ -160,7 +179,12 @@ pub fn keeper(spec: &Path) -> Outcome<ExitCode> {
 }
 
 /// The control plane alone, until `ended`. It finds the agent of this data directory, if one runs.
-pub async fn server(dir: &Path, listen: SocketAddr, database_url: Option<String>, ended: impl Future<Output = ()>) -> Outcome {
+pub async fn server(
+    dir: &Path,
+    listen: SocketAddr,
+    database_url: Option<String>,
+    ended: impl Future<Output = ()>,
+) -> Outcome {
     let options = server_options(dir, listen, database_url, Some(dir.join("run/agent.sock")));
     server::run(options, ended).await.map_err(Failure::plain)
 }

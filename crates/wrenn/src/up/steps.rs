@@ -70,6 +70,7 @@ pub struct Step {
 impl Step {
     /// How far it is (0 to 1), and what it does now.
     pub fn advance(&self, fraction: f32, doing: &str) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 100")]
         let percent = (fraction.clamp(0.0, 1.0) * 100.0) as u64;
         if self.bar.length().is_none() {
             self.bar.set_length(100);

@@ -23,7 +23,10 @@ pub async fn runs_commands(platform: &mut Platform) -> Verdict {
     };
     let result = platform.client.exec(id, &request).await?;
     let output = Output::of(&result).ok_or("unreadable output")?;
-    assert_eq!((result.exit_code, output.stdout.as_slice(), output.stderr.as_slice()), (3, &b"b c /tmp"[..], &[0xFF][..]));
+    assert_eq!(
+        (result.exit_code, output.stdout.as_slice(), output.stderr.as_slice()),
+        (3, &b"b c /tmp"[..], &[0xFF][..])
+    );
 
     request.args = vec!["-c".to_owned(), "sleep 60".to_owned()];
     request.timeout_sec = Some(1);

@@ -7,17 +7,17 @@ use futures_util::future::try_join_all;
 
 const ROUNDS: usize = 20;
 
-/// Keeps 64 MiB and a file, changes both by random writes and by zeroing, and answers with their digests. Its state is
+/// Keeps 32 MiB and a file, changes both by random writes and by zeroing, and answers with their digests. Its state is
 /// nowhere but in the capsule's memory and on its disk.
-const KEEPER: &str = r#"
+const KEEPER: &str = r"
 import hashlib, os, random
-memory, pages = bytearray(64 << 20), (64 << 20) // 4096
+memory, pages = bytearray(32 << 20), (32 << 20) // 4096
 disk = open('/root/disk.bin', 'w+b')
-disk.truncate(16 << 20)
+disk.truncate(4 << 20)
 
 def write(page, data):
     memory[page * 4096:(page + 1) * 4096] = data
-    disk.seek(page % 4096 * 4096)
+    disk.seek(page % 1024 * 4096)
     disk.write(data)
 
 def digest():
@@ -35,7 +35,7 @@ while True:
             write(chance.randrange(pages), bytes(4096))
     with open('/root/out', 'w') as answer:
         answer.write(digest())
-"#;
+";
 
 /// Random writes and zeroing in memory and on disk, then pause, resume, compare; twenty times.
 pub async fn memory_and_disk_survive_twenty_rounds(platform: &mut Platform) -> Verdict {
@@ -59,7 +59,9 @@ pub async fn five_at_once_leave_nothing(platform: &mut Platform) -> Verdict {
     let instance = std::fs::read_to_string(platform.dir.join("instance"))?;
     let before = Footprint::settled(&platform.dir, instance.trim()).await;
     let capsules = try_join_all((0..5).map(|_| platform.capsule())).await?;
-    let answers = try_join_all(capsules.iter().map(|capsule| platform.sh(capsule.id, "cat /proc/sys/kernel/random/uuid"))).await?;
+    let answers =
+        try_join_all(capsules.iter().map(|capsule| platform.sh(capsule.id, "cat /proc/sys/kernel/random/uuid")))
+            .await?;
     let distinct: std::collections::HashSet<_> = answers.iter().collect();
     assert_eq!(distinct.len(), 5, "clones share random numbers: {answers:?}");
     // One of them goes by way of a pause, so that a generation has to go too.

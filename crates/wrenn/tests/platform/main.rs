@@ -11,7 +11,9 @@ mod lifecycle;
 mod platform;
 mod restart;
 
+use futures_util::FutureExt;
 use platform::Platform;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 /// What a scenario ends with.
@@ -24,7 +26,8 @@ macro_rules! scenarios {
             let name = concat!(stringify!($module), "::", stringify!($name));
             if $only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
                 let started = Instant::now();
-                let verdict: Verdict = $module::$name(&mut $platform).await;
+                let scenario = AssertUnwindSafe($module::$name(&mut $platform)).catch_unwind();
+                let verdict: Verdict = scenario.await.unwrap_or_else(|_| Err("an assertion failed, see above".into()));
                 let seconds = started.elapsed().as_secs_f64();
                 match verdict {
                     Ok(()) => { passed += 1; println!("test {name} ... ok ({seconds:.1} s)"); }
@@ -39,7 +42,6 @@ macro_rules! scenarios {
 #[tokio::main]
 async fn main() {
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let before = host::Footprint::of_instance(None);
     let mut platform = match Platform::start("0").await {
         Ok(platform) => platform,
         Err(error) => {
@@ -55,13 +57,16 @@ async fn main() {
         lifecycle::five_at_once_leave_nothing,
         restart::kill_of_the_platform_stops_no_capsule,
     );
-    match host::down_leaves_nothing(platform, before).await {
+    match host::down_leaves_nothing(platform).await {
         Ok(()) => passed += 1,
         Err(error) => {
             failed += 1;
             println!("test host::down_leaves_nothing ... FAILED\n  {error}");
         }
     }
-    println!("\ntest result: {}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out", if failed == 0 { "ok" } else { "FAILED" });
+    println!(
+        "\ntest result: {}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out",
+        if failed == 0 { "ok" } else { "FAILED" }
+    );
     std::process::exit(i32::from(failed > 0));
 }

@@ -20,7 +20,6 @@ pub struct Platform {
     pub dir: PathBuf,
     process: Process,
     log: PathBuf,
-    ready_vms: &'static str,
     /// Its API.
     pub client: Client,
     /// Its address.
@@ -31,15 +30,14 @@ pub struct Platform {
 
 impl Platform {
     /// Starts it with so many VMs kept ready, and waits for its API.
-    pub async fn start(ready_vms: &'static str) -> Result<Self, Box<dyn Error>> {
+    pub async fn start(ready_vms: &str) -> Result<Self, Box<dyn Error>> {
         let dir = data_dir();
         std::fs::create_dir_all(&dir)?;
         let log = dir.join("up.log");
         let process = up(&dir, &log, ready_vms)?;
         let nowhere = Credentials { base_url: "http://127.0.0.1:9".to_owned(), api_key: "-".to_owned() };
         let client = Client::new(nowhere)?;
-        let mut platform =
-            Self { dir, process, log, ready_vms, client, base_url: String::new(), api_key: String::new() };
+        let mut platform = Self { dir, process, log, client, base_url: String::new(), api_key: String::new() };
         platform.wait_ready().await?;
         Ok(platform)
     }
@@ -72,16 +70,7 @@ impl Platform {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// `kill -9`, and a new one in the same directory.
-    pub async fn kill_and_restart(&mut self) -> Verdict {
-        self.process.kill()?;
-        self.process.wait()?;
-        std::fs::write(&self.log, "")?;
-        self.process = up(&self.dir, &self.log, self.ready_vms)?;
-        self.wait_ready().await
-    }
-
-    /// `kill -9` without a new one.
+    /// `kill -9`.
     pub fn kill(&mut self) -> Verdict {
         self.process.kill()?;
         self.process.wait()?;
@@ -133,7 +122,12 @@ impl Platform {
         let result = self.client.exec(id, &request).await?;
         let output = Output::of(&result).ok_or("unreadable output")?;
         if result.exit_code != 0 {
-            return Err(format!("`{script}` ended with {}: {}", result.exit_code, String::from_utf8_lossy(&output.stderr)).into());
+            return Err(format!(
+                "`{script}` ended with {}: {}",
+                result.exit_code,
+                String::from_utf8_lossy(&output.stderr)
+            )
+            .into());
         }
         Ok(String::from_utf8(output.stdout)?)
     }
@@ -147,7 +141,8 @@ impl Drop for Platform {
 }
 
 fn data_dir() -> PathBuf {
-    std::env::var_os("WRENN_TEST_DIR").map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("platform"), PathBuf::from)
+    std::env::var_os("WRENN_TEST_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("platform"), PathBuf::from)
 }
 
 /// `wrenn up --json` with its output in a file. It needs the guest daemon, whose path is in `WRENN_ENVD`.

@@ -1,17 +1,13 @@
 //! The API over a real fleet and database; its host is the fleet's own test agent, whose ports lead to a program
 //! of this test.
 
-#[path = "../../../fleet/tests/support/mod.rs"]
-#[allow(dead_code)]
-mod fleet_support;
-
+use crate::agent::Agent;
 use api::ApiState;
 use axum::extract::Request;
 use axum::routing::any;
 use dial::Dialler;
 use edge::{Admission, Backend, Hop, Proxy, Refusal, Target};
 use fleet::{Fleet, LocalHost};
-pub use fleet_support::{Agent, Fault};
 use identity::Identity;
 use model::{HostId, HostStatus, Secret, TeamId};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
@@ -33,15 +29,13 @@ pub struct Api {
     pub agent: Agent,
     pub fleet: Fleet,
     pub host: HostId,
-    /// The agent's side of the port proxy.
-    pub ports: Proxy<Guest>,
     client: Client,
     _directory: tempfile::TempDir,
 }
 
 /// Every port of a running sandbox is this program; port 1 is closed.
 #[derive(Clone)]
-pub struct Guest {
+struct Guest {
     agent: Agent,
     program: SocketAddr,
 }
@@ -76,7 +70,7 @@ impl Api {
         let program = serve(program).await;
         let ports = Proxy::new(Guest { agent: agent.clone(), program }, Hop::ToGuest);
         let socket = directory.path().join("agent.sock");
-        serve_agent(&agent, ports.clone(), &socket);
+        serve_agent(&agent, ports, &socket);
 
         let options = store::Options { directory: directory.path().to_owned(), database_url: None };
         let store = Store::open(&options).await.unwrap();
@@ -99,7 +93,6 @@ impl Api {
             agent,
             fleet,
             host,
-            ports,
             client: Client::builder().no_proxy().build().unwrap(),
             _directory: directory,
         }

@@ -1,8 +1,6 @@
 //! E2B's API and its way to ports, as its SDKs use them.
 
-#[allow(dead_code)]
-mod support;
-
+use crate::support::Api;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use base64::Engine;
@@ -12,7 +10,6 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::convert::Infallible;
-use support::Api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -55,7 +52,10 @@ async fn a_sandbox_lives() {
     }
 
     let seen: Value = api.get(&format!("/sandboxes/{id}")).await.json().await.unwrap();
-    assert_eq!((&seen["state"], &seen["metadata"]["a"], &seen["lifecycle"]["onTimeout"]), (&json!("running"), &json!("b c"), &json!("kill")));
+    assert_eq!(
+        (&seen["state"], &seen["metadata"]["a"], &seen["lifecycle"]["onTimeout"]),
+        (&json!("running"), &json!("b c"), &json!("kill"))
+    );
     for field in ["startedAt", "endAt", "cpuCount", "memoryMB", "diskSizeMB"] {
         assert!(!seen[field].is_null(), "{field}: {seen}");
     }
@@ -138,7 +138,11 @@ async fn ports_are_found_by_headers_and_by_host_names() {
         (to_port(&api, "/", id, "1"), 502, "The sandbox is running but port is not open"),
         (to_port(&api, "/", id, "x"), 400, "E2b-Sandbox-Port must be from 1 to 65535"),
         (to_port(&api, "/init", id, "49983"), 404, "Not found"),
-        (api.bare(Method::GET, "/").header("E2b-Sandbox-Id", id), 400, "The headers E2b-Sandbox-Id and E2b-Sandbox-Port go together"),
+        (
+            api.bare(Method::GET, "/").header("E2b-Sandbox-Id", id),
+            400,
+            "The headers E2b-Sandbox-Id and E2b-Sandbox-Port go together",
+        ),
     ] {
         let answer = request.send().await.unwrap();
         assert_eq!(answer.status(), status, "{message}");
@@ -148,13 +152,17 @@ async fn ports_are_found_by_headers_and_by_host_names() {
     }
     assert_eq!(api.request(Method::POST, &format!("/sandboxes/{id}/pause")).send().await.unwrap().status(), 204);
     let paused = to_port(&api, "/health", id, "49983").send().await.unwrap();
-    assert_eq!((paused.status().as_u16(), paused.json::<Value>().await.unwrap()["message"].as_str()), (502, Some("The sandbox was not found")));
+    assert_eq!(
+        (paused.status().as_u16(), paused.json::<Value>().await.unwrap()["message"].as_str()),
+        (502, Some("The sandbox was not found"))
+    );
 }
 
 #[tokio::test]
 async fn signed_urls_name_no_sandbox() {
     let api = Api::with_program(program()).await;
-    let (made, _) = (create(&api, json!({"templateID": "base"})).await, create(&api, json!({"templateID": "base"})).await);
+    let (made, _) =
+        (create(&api, json!({"templateID": "base"})).await, create(&api, json!({"templateID": "base"})).await);
     let token = made["envdAccessToken"].as_str().unwrap();
     let signature = STANDARD_NO_PAD.encode(Sha256::digest(format!("/a b.txt:read::{token}")));
     let mut url = reqwest::Url::parse(&format!("{}/files", api.base)).unwrap();
@@ -172,7 +180,8 @@ async fn a_kill_resets_open_streams() {
     let made = create(&api, json!({"templateID": "base"})).await;
     let id = made["sandboxID"].as_str().unwrap();
     let mut socket = TcpStream::connect(api.address).await.unwrap();
-    let head = format!("GET /stream HTTP/1.1\r\nhost: localhost\r\ne2b-sandbox-id: {id}\r\ne2b-sandbox-port: 49983\r\n\r\n");
+    let head =
+        format!("GET /stream HTTP/1.1\r\nhost: localhost\r\ne2b-sandbox-id: {id}\r\ne2b-sandbox-port: 49983\r\n\r\n");
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut got = Vec::new();
     while !got.ends_with(b"first\r\n") {
@@ -182,5 +191,8 @@ async fn a_kill_resets_open_streams() {
     let error = socket.read(&mut [0; 64]).await.expect_err("a reset, not an end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let health = to_port(&api, "/health", id, "49983").send().await.unwrap();
-    assert_eq!((health.status().as_u16(), health.json::<Value>().await.unwrap()["message"].as_str()), (502, Some("The sandbox was not found")));
+    assert_eq!(
+        (health.status().as_u16(), health.json::<Value>().await.unwrap()["message"].as_str()),
+        (502, Some("The sandbox was not found"))
+    );
 }

@@ -1,20 +1,21 @@
 //! Wrenn's API as its SDKs use it.
 
-#[allow(dead_code)]
-mod support;
-
+use crate::agent::Fault;
+use crate::support::{Api, HOST_TOKEN};
 use model::CapsuleStatus;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use support::{Api, Fault, HOST_TOKEN};
 use tokio::sync::Semaphore;
 
 #[tokio::test]
 async fn a_capsule_lives_by_every_spelling_of_its_routes() {
     let api = Api::start().await;
-    assert_eq!(api.bare(Method::GET, "/health/").send().await.unwrap().json::<Value>().await.unwrap()["version"], "1.2.3");
+    assert_eq!(
+        api.bare(Method::GET, "/health/").send().await.unwrap().json::<Value>().await.unwrap()["version"],
+        "1.2.3"
+    );
     let body = json!({"template": "minimal", "vcpus": 2, "memory_mb": 1024, "timeout_sec": 5, "metadata": {"a": "b"}});
     let made = api.post("/api/v1/sandboxes/", body).await;
     assert_eq!(made.status(), StatusCode::ACCEPTED);

@@ -1,12 +1,9 @@
 //! Everything a client can do wrong, and what it hears.
 
-#[allow(dead_code)]
-mod support;
-
+use crate::support::Api;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
-use support::Api;
 
 const UNKNOWN: &str = "cl-0000000000000000000000000";
 
@@ -45,7 +42,13 @@ fn rows(running: &str, paused: &str) -> Vec<Row> {
         get("another team's id", on(""), Key::Other, 404, "not_found"),
         Row("destroying another team's", Method::DELETE, on(""), Key::Other, Body::Empty, 404, "not_found"),
         post("unknown template", "/v1/capsules".into(), Body::Text(r#"{"template":"nope"}"#), 404, "not_found"),
-        post("template with a path", "/v1/capsules".into(), Body::Text(r#"{"template":"../x"}"#), 400, "invalid_request"),
+        post(
+            "template with a path",
+            "/v1/capsules".into(),
+            Body::Text(r#"{"template":"../x"}"#),
+            400,
+            "invalid_request",
+        ),
         post("too many CPUs", "/v1/capsules".into(), Body::Text(r#"{"vcpus":1000}"#), 400, "invalid_request"),
         post("negative timeout", "/v1/capsules".into(), Body::Text(r#"{"timeout_sec":-1}"#), 400, "invalid_request"),
         post("wrong type", "/v1/capsules".into(), Body::Text(r#"{"vcpus":"two"}"#), 400, "invalid_request"),
@@ -70,7 +73,13 @@ fn rows(running: &str, paused: &str) -> Vec<Row> {
         post("upload that is no form", on("/files/write"), Body::Text("{}"), 400, "invalid_request"),
         post("upload without file", on("/files/write"), Body::Form(&[("path", "/a")]), 400, "invalid_request"),
         post("upload without path", on("/files/write"), Body::Form(&[("file", "x")]), 400, "invalid_request"),
-        post("stream with path last", on("/files/stream/write"), Body::Form(&[("file", "x"), ("path", "/a")]), 400, "invalid_request"),
+        post(
+            "stream with path last",
+            on("/files/stream/write"),
+            Body::Form(&[("file", "x"), ("path", "/a")]),
+            400,
+            "invalid_request",
+        ),
         post("oversize upload", on("/files/write"), Body::HugeForm, 413, "too_large"),
         Row("bad signal", Method::DELETE, on("/processes/1?signal=HUP"), Key::Own, Body::Empty, 400, "invalid_request"),
         post("events without a token", "/v1/hosts/sandbox-events".into(), Body::Text("{}"), 401, "unauthorized"),
@@ -133,7 +142,13 @@ async fn e2b_clients_hear_it_in_their_shape() {
         (Method::POST, "/v2/sandboxes".to_owned(), "{", true, 400),
         (Method::POST, "/sandboxes".to_owned(), r#"{"templateID":"nope"}"#, true, 404),
         (Method::POST, "/sandboxes".to_owned(), r#"{"templateID":"base","timeout":-1}"#, true, 400),
-        (Method::POST, "/sandboxes".to_owned(), r#"{"templateID":"base","network":{"denyOut":["1.1.1.1"]}}"#, true, 400),
+        (
+            Method::POST,
+            "/sandboxes".to_owned(),
+            r#"{"templateID":"base","network":{"denyOut":["1.1.1.1"]}}"#,
+            true,
+            400,
+        ),
         (Method::POST, format!("/sandboxes/{paused}/pause"), "", true, 409),
         (Method::POST, format!("/sandboxes/{unknown}/pause"), "", true, 404),
         (Method::POST, format!("/sandboxes/{paused}/timeout"), "{}", true, 400),
