@@ -12,7 +12,7 @@ use hostlink::SandboxEvent;
 use lifecycle::agent::{Command, Effect, Event, Machine, Operation, Report, Verdict};
 use model::{CapsuleStatus, EndReason, Lifetime};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -73,8 +73,8 @@ impl Handle {
 
     async fn send(&self, message: impl FnOnce(Reply) -> Message) -> Result<View, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.mailbox.send(message(reply)).await.map_err(|_| Failure::Unknown)?;
-        answer.await.map_err(|_| Failure::Unknown)?
+        self.mailbox.send(message(reply)).await.map_err(|_| Failure::Stopping)?;
+        answer.await.map_err(|_| Failure::Stopping)?
     }
 }
 
@@ -97,6 +97,8 @@ struct Actor {
     discard_memory: bool,
     /// Its create failed: nothing of it is left, so there is nothing to destroy later.
     never_ran: bool,
+    /// The end of the lifetime is not acted on before: the last attempt failed.
+    retry_at: Instant,
 }
 
 /// Starts the actor of a new capsule and waits until it runs.
@@ -144,6 +146,7 @@ impl Actor {
             running: None,
             discard_memory: false,
             never_ran: false,
+            retry_at: Instant::now(),
         };
         (handle, actor, mailbox)
     }
@@ -160,6 +163,11 @@ impl Actor {
                     }
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
                     Some(Message::Release(done)) => {
+                        // What is under way reaches its stable point first.
+                        while self.running.is_some() {
+                            let outcome = ended(self.running.as_mut()).await;
+                            self.finish(outcome).await;
+                        }
                         let _ = done.send(());
                         return;
                     }
@@ -178,7 +186,8 @@ impl Actor {
             return None;
         }
         let left = self.record.lifetime.remaining_ms(now_ms(), self.shared.last_active_ms());
-        left.map(Duration::from_millis)
+        let not_before = self.retry_at.saturating_duration_since(Instant::now());
+        left.map(|ms| Duration::from_millis(ms).max(not_before))
     }
 
     fn command(&mut self, command: Command, lifetime: Option<Lifetime>, discard_memory: bool, reply: Reply) {
@@ -205,7 +214,9 @@ impl Actor {
     async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply) {
         self.record.lifetime = lifetime;
         self.shared.touch();
-        let answer = self.save().await.map(|()| self.view());
+        // An operation under way writes the record at its end; before that there may be nothing to write.
+        let saved = if self.running.is_none() { self.save().await } else { Ok(()) };
+        let answer = saved.map(|()| self.view());
         self.publish();
         let _ = reply.send(answer);
     }
@@ -221,11 +232,10 @@ impl Actor {
     async fn vm_exited(&mut self, why: EndReason) {
         let (_, effects) = self.machine.on(&Event::VmExited(why));
         self.record.reason = self.machine.reason().cloned();
-        self.record.place = Place::Lost;
         if let Some(vm) = self.vm.take() {
             vm.end(&self.host).await;
         }
-        self.save_or_log().await;
+        self.lose().await;
         self.publish();
         self.all(&effects);
     }
@@ -240,6 +250,7 @@ impl Actor {
     fn perform(&mut self, effect: &Effect) {
         match *effect {
             Effect::Run(operation) => {
+                self.record.reason = self.machine.reason().cloned();
                 let work = operations::run(
                     operation,
                     self.host.clone(),
@@ -267,16 +278,19 @@ impl Actor {
         self.record.reason = self.machine.reason().cloned();
         let result = match outcome.result {
             Ok(place) => {
-                self.settle(place).await;
+                if let Some(place) = place {
+                    let old = std::mem::replace(&mut self.record.place, place);
+                    operations::free(&self.host, &old, &self.record.place);
+                }
                 Ok(())
             }
             Err(failure) => {
                 tracing::warn!(capsule = %self.record.id, ?operation, %failure, "operation failed");
                 self.never_ran = operation == Operation::Create;
-                if self.machine.status() == CapsuleStatus::Error && !self.never_ran {
-                    self.record.place = Place::Lost;
-                    self.save_or_log().await;
+                if self.machine.status() == CapsuleStatus::Error && !self.never_ran && operation != Operation::Destroy {
+                    self.lose().await;
                 }
+                self.retry_at = Instant::now() + limits::LIFETIME_RETRY;
                 Err(failure)
             }
         };
@@ -291,32 +305,17 @@ impl Actor {
         }
     }
 
-    /// A new stable point: written before anybody is told.
-    async fn settle(&mut self, place: Option<Place>) {
-        match place {
-            Some(place) => {
-                let old = std::mem::replace(&mut self.record.place, place);
-                self.save_or_log().await;
-                operations::free(&self.host, &old, &self.record.place);
-            }
-            None => {
-                if let Err(error) = self.host.records.remove(self.record.id) {
-                    tracing::error!(capsule = %self.record.id, %error, "record could not be removed");
-                }
-            }
+    /// Its VM is gone and nothing of it can come back.
+    async fn lose(&mut self) {
+        let old = std::mem::replace(&mut self.record.place, Place::Lost);
+        match self.save().await {
+            Ok(()) => operations::free(&self.host, &old, &Place::Lost),
+            Err(failure) => tracing::error!(capsule = %self.record.id, %failure, "a restart would find an old record"),
         }
     }
 
     async fn save(&self) -> Result<(), Failure> {
-        let (records, record) = (self.host.records.clone(), self.record.clone());
-        let saved = tokio::task::spawn_blocking(move || records.save(&record)).await;
-        saved.map_err(Failure::at("saving the record"))?.map_err(Failure::at("saving the record"))
-    }
-
-    async fn save_or_log(&self) {
-        if let Err(failure) = self.save().await {
-            tracing::error!(capsule = %self.record.id, %failure, "a restart would find an old record");
-        }
+        operations::save(&self.host, self.record.clone()).await
     }
 
     fn answer(&mut self, operation: Operation, result: &Result<(), Failure>) {

@@ -58,16 +58,10 @@ pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot
 pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, mut slots: HashMap<u16, Slot>) {
     let mut wanted = host.classes.adopt(host).await;
     wanted.extend(listing.records.iter().filter_map(|record| generation_of(&record.place)));
+    let mut found = Vec::with_capacity(listing.records.len());
     for mut record in listing.records {
         let vm = match record.place {
-            Place::Running { vm, slot, base } => match attach(host, &record, vm, slots.remove(&slot), base).await {
-                Ok(vm) => Some(vm),
-                Err(why) => {
-                    tracing::error!(capsule = %record.id, why, "lost");
-                    lose(host, &mut record);
-                    None
-                }
-            },
+            Place::Running { vm, slot, base } => attach(host, &mut record, vm, slots.remove(&slot), base).await,
             Place::Paused { generation } => {
                 if let Err(failure) = host.open_generation(generation).await {
                     tracing::error!(capsule = %record.id, %failure, "its generation cannot be opened; it is left alone");
@@ -76,27 +70,35 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
             }
             Place::Lost => None,
         };
-        let id = record.id;
-        if let Err(failure) = registry.get_or_insert(id, || actor::adopt(host, registry, record, vm)) {
-            tracing::error!(capsule = %id, %failure, "not adopted");
-        }
+        found.push((record, vm));
     }
+    // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
     if listing.damaged == 0
         && let Err(error) = host.shelf.collect(&wanted)
     {
         tracing::warn!(%error, "generations nobody needs could not be removed");
     }
+    for (record, vm) in found {
+        let id = record.id;
+        if let Err(failure) = registry.get_or_insert(id, || actor::adopt(host, registry, record, vm)) {
+            tracing::error!(capsule = %id, %failure, "not adopted");
+        }
+    }
 }
 
-async fn attach(
-    host: &Arc<Host>,
-    record: &Record,
-    vm: Uuid,
-    slot: Option<Slot>,
-    base: Option<Uuid>,
-) -> Result<Vm, String> {
-    let slot = slot.ok_or("its network slot is gone")?;
-    Vm::attach(host, record, vm, slot, base).await.map_err(|failure| failure.to_string())
+/// Its VM, found again; else what is left of it is freed and its loss written down.
+async fn attach(host: &Arc<Host>, record: &mut Record, vm: Uuid, slot: Option<Slot>, base: Option<Uuid>) -> Option<Vm> {
+    let (why, slot) = match slot {
+        Some(slot) => match Vm::attach(host, record, vm, slot, base).await {
+            Ok(vm) => return Some(vm),
+            Err((failure, slot)) => (failure.to_string(), Some(slot)),
+        },
+        None => ("its network slot is gone".to_owned(), None),
+    };
+    tracing::error!(capsule = %record.id, why, "lost");
+    Vm::discard(host, vm, slot).await;
+    lose(host, record);
+    None
 }
 
 /// Its VM ended while no agent was there.

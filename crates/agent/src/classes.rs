@@ -51,9 +51,9 @@ impl Classes {
     /// The class's generation, made now if there is none. Concurrent callers wait for one boot.
     pub async fn generation(&self, host: &Arc<Host>, class: &Class) -> Result<Arc<Generation>, Failure> {
         let cell = self.cell(class);
-        let generation = cell.get_or_try_init(|| boot(host, class)).await?.clone();
-        self.forget_oldest(host);
-        Ok(generation)
+        let made = cell.get_or_try_init(|| boot(host, class)).await.cloned();
+        self.forget_oldest(host, class);
+        made
     }
 
     /// Whether the class's generation exists.
@@ -73,11 +73,18 @@ impl Classes {
         entry.generation.clone()
     }
 
-    fn forget_oldest(&self, host: &Host) {
+    /// Drops what could not be made, and the class used longest ago once there are too many; never `keep`.
+    fn forget_oldest(&self, host: &Host, keep: &Class) {
         let mut map = self.lock();
-        while map.len() > limits::CLASSES {
-            let made = map.iter().filter(|(_, entry)| entry.generation.initialized());
-            let Some(oldest) = made.min_by_key(|(_, entry)| entry.used).map(|(class, _)| class.clone()) else { return };
+        // A cell somebody else holds is being made.
+        map.retain(|_, entry| entry.generation.initialized() || Arc::strong_count(&entry.generation) > 1);
+        loop {
+            let made = || map.iter().filter(|(_, entry)| entry.generation.initialized());
+            let oldest = made().filter(|(class, _)| *class != keep).min_by_key(|(_, entry)| entry.used);
+            let Some(oldest) = oldest.map(|(class, _)| class.clone()).filter(|_| made().count() > limits::CLASSES)
+            else {
+                return;
+            };
             if let Some(generation) = map.remove(&oldest).and_then(|entry| entry.generation.get().cloned()) {
                 let _ = host.shelf.remove(generation.id());
             }

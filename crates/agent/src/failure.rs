@@ -41,6 +41,9 @@ pub enum Failure {
         /// What is here.
         here: String,
     },
+    /// The agent is ending.
+    #[error("the host's agent is restarting")]
+    Stopping,
     /// Something on the host failed.
     #[error("{step}: {why}")]
     Host {
@@ -72,6 +75,7 @@ impl From<Failure> for ConnectError {
                     format!("{}{failure}", hostlink::INCOMPATIBLE),
                 );
             }
+            Failure::Stopping => ErrorCode::Unavailable,
             Failure::Host { .. } => ErrorCode::Internal,
         };
         ConnectError::new(code, failure.to_string())

@@ -26,7 +26,9 @@ mod shared;
 mod start;
 mod teardown;
 mod tier;
+mod told;
 mod vm;
+mod vm_dirs;
 
 pub use options::{Options, VmmChoice};
 pub use start::{Agent, Prepared, StartError, Stop, prepare};

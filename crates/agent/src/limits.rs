@@ -40,3 +40,13 @@ pub const READY_SLOTS: usize = 4;
 pub const VMM_OOM_SCORE: i32 = 500;
 /// Longest console line shown in an error.
 pub const CONSOLE_LINE: usize = 256;
+/// Commands a VM runs before it waits as a ready one.
+pub const REHEARSALS: usize = 2;
+/// Until a lifetime that could not be ended is ended again.
+pub const LIFETIME_RETRY: Duration = Duration::from_secs(30);
+/// Loading a device state: hundreds of kilobytes.
+pub const VM_LOAD: Duration = Duration::from_mins(2);
+/// Saving a device state; a VMM that saves its memory itself needs time for that.
+pub const VM_SAVE: Duration = Duration::from_mins(10);
+/// VMs kept ready at a time, of all classes together.
+pub const READY_TOTAL: usize = 4;

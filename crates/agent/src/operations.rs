@@ -1,10 +1,11 @@
 //! The four operations on a capsule, as the machine asks for them. Each either reaches its stable point or leaves
-//! the capsule where it was.
+//! the capsule where it was. The stable point is on the disk before anything it replaces is given up.
 
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::record::{Place, Record};
-use crate::vm::{Purpose, Vm};
+use crate::told::Purpose;
+use crate::vm::Vm;
 use lifecycle::agent::Operation;
 use memory::Generation;
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Of an operation that panicked. Its VM, if it had one, was ended with it.
+    /// Of an operation that panicked. Its VM, if it had one, belongs to nobody now and is ended by the next start.
     pub fn panicked(error: &tokio::task::JoinError) -> Self {
         let failure = Failure::Host { step: "operation", why: error.to_string() };
         Self { operation: Operation::Destroy, result: Err(failure), vm: None }
@@ -38,9 +39,9 @@ pub async fn run(
     discard_memory: bool,
 ) -> Outcome {
     let (result, vm) = match operation {
-        Operation::Create => started(create(&host, &record).await),
-        Operation::Resume if discard_memory => started(reboot(&host, &record).await),
-        Operation::Resume => started(resume(&host, &record).await),
+        Operation::Create => started(&host, &record, create(&host, &record).await).await,
+        Operation::Resume if discard_memory => started(&host, &record, reboot(&host, &record).await).await,
+        Operation::Resume => started(&host, &record, resume(&host, &record).await).await,
         Operation::Pause => match vm {
             Some(vm) => pause(&host, &record, vm).await,
             None => (Err(Failure::Unknown), None),
@@ -50,22 +51,46 @@ pub async fn run(
                 vm.end(&host).await;
             }
             free_generation(&host, &record.place, None);
-            (Ok(None), None)
+            (forget(&host, &record).await.map(|()| None), None)
         }
     };
     Outcome { operation, result, vm }
 }
 
-fn started(vm: Result<Vm, Failure>) -> (Result<Option<Place>, Failure>, Option<Vm>) {
-    match vm {
-        Ok(vm) => (Ok(Some(vm.place())), Some(vm)),
-        Err(failure) => (Err(failure), None),
+type Ended = (Result<Option<Place>, Failure>, Option<Vm>);
+
+/// Writes down that it runs; a VM that cannot be found again after a restart is not kept.
+async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> Ended {
+    let vm = match vm {
+        Ok(vm) => vm,
+        Err(failure) => return (Err(failure), None),
+    };
+    let place = vm.place();
+    match save(host, Record { place: place.clone(), reason: None, ..record.clone() }).await {
+        Ok(()) => (Ok(Some(place)), Some(vm)),
+        Err(failure) => {
+            vm.end(host).await;
+            (Err(failure), None)
+        }
     }
+}
+
+/// Replaces the capsule's record, durably.
+pub async fn save(host: &Host, record: Record) -> Result<(), Failure> {
+    let records = host.records.clone();
+    let saved = tokio::task::spawn_blocking(move || records.save(&record)).await;
+    saved.map_err(Failure::at("saving the record"))?.map_err(Failure::at("saving the record"))
+}
+
+async fn forget(host: &Host, record: &Record) -> Result<(), Failure> {
+    let (records, id) = (host.records.clone(), record.id);
+    let removed = tokio::task::spawn_blocking(move || records.remove(id)).await;
+    removed.map_err(Failure::at("removing the record"))?.map_err(Failure::at("removing the record"))
 }
 
 /// A new VM as a clone of its class's generation.
 async fn create(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
-    let vm = if let Some(vm) = host.ready.take(&record.class) {
+    let vm = if let Some(vm) = host.ready.take(host, &record.class) {
         vm
     } else {
         let generation = host.classes.generation(host, &record.class).await?;
@@ -112,15 +137,15 @@ async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose) -
 }
 
 /// Saves it and ends its VM; a failure leaves it running.
-async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> (Result<Option<Place>, Failure>, Option<Vm>) {
+async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> Ended {
     host.proxy.evict(record.id);
     let labels = BTreeMap::from([("capsule".to_owned(), record.id.to_string())]);
-    match vm.save(host, labels).await {
-        Ok(generation) => {
+    match save_generation(host, record, &mut vm, labels).await {
+        Ok(place) => {
             // The capsule is safe on the disk; nobody has to wait until its VM is gone.
             let owner = host.clone();
             host.tasks.spawn(async move { vm.end(&owner).await });
-            (Ok(Some(Place::Paused { generation: generation.id() })), None)
+            (Ok(Some(place)), None)
         }
         Err(failure) => match vm.carry_on(record).await {
             Ok(()) => (Err(failure), Some(vm)),
@@ -131,6 +156,21 @@ async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> (Result<Option<
             }
         },
     }
+}
+
+async fn save_generation(
+    host: &Arc<Host>,
+    record: &Record,
+    vm: &mut Vm,
+    labels: BTreeMap<String, String>,
+) -> Result<Place, Failure> {
+    let generation = vm.save(host, labels).await?.id();
+    let place = Place::Paused { generation };
+    if let Err(failure) = save(host, Record { place: place.clone(), ..record.clone() }).await {
+        let _ = host.shelf.remove(generation);
+        return Err(failure);
+    }
+    Ok(place)
 }
 
 /// Frees what the old place needed and the new one does not. Called once the new one is durable.

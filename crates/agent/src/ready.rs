@@ -1,6 +1,7 @@
 //! VMs kept restored and stopped, so that a create only has to let one run.
 
 use crate::host::Host;
+use crate::limits;
 use crate::record::Class;
 use crate::vm::Vm;
 use std::collections::HashMap;
@@ -27,13 +28,15 @@ impl Ready {
     }
 
     /// One that is ready and still alive.
-    pub fn take(&self, class: &Class) -> Option<Vm> {
+    pub fn take(&self, host: &Arc<Host>, class: &Class) -> Option<Vm> {
         let mut shelf = self.lock();
         let vms = &mut shelf.get_mut(class)?.vms;
         while let Some(vm) = vms.pop() {
             if vm.alive() {
                 return Some(vm);
             }
+            let owner = host.clone();
+            host.tasks.spawn(async move { vm.end(&owner).await });
         }
         None
     }
@@ -42,8 +45,10 @@ impl Ready {
     pub fn refill(&self, host: &Arc<Host>, class: &Class) {
         let missing = {
             let mut shelf = self.lock();
+            let all: usize = shelf.values().map(|stock| stock.vms.len() + stock.being_made).sum();
             let stock = shelf.entry(class.clone()).or_default();
             let missing = self.per_class.saturating_sub(stock.vms.len() + stock.being_made);
+            let missing = missing.min(limits::READY_TOTAL.saturating_sub(all));
             stock.being_made += missing;
             missing
         };
@@ -57,7 +62,14 @@ impl Ready {
     async fn make(&self, host: &Arc<Host>, class: Class) {
         let made = async {
             let generation = host.classes.generation(host, &class).await?;
-            Vm::restore(host, &class, generation, Uuid::now_v7()).await
+            let mut vm = Vm::restore(host, &class, generation, Uuid::now_v7()).await?;
+            match vm.rehearse().await {
+                Ok(()) => Ok(vm),
+                Err(failure) => {
+                    vm.end(host).await;
+                    Err(failure)
+                }
+            }
         };
         let made = made.await;
         let unwanted = {

@@ -5,8 +5,8 @@ use crate::host::Host;
 use crate::limits;
 use crate::record::{Class, Place, Record};
 use crate::shared::Guest;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use crate::told::{Purpose, init, moment, run_to_end};
+use crate::vm_dirs::Dirs;
 use futures_util::FutureExt;
 use guestlink::{Envd, Init, InitError};
 use keeper::{Cause, ExitRecord, Keeper, KeeperSpec};
@@ -14,22 +14,13 @@ use memory::{Base, Draft, Generation, Pin, Seal};
 use model::EndReason;
 use network::Slot;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vmm::{Dirty, Mac, Machine, MachineSpec, Nic, Start};
-
-/// Why a VM is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// As a new capsule: it gets an identity of its own.
-    Clone,
-    /// As the capsule it was.
-    Resume,
-}
 
 /// A VM of this host.
 pub struct Vm {
@@ -41,43 +32,11 @@ pub struct Vm {
     base: Base,
     /// Keeps the base on the shelf: the next generation begins as its clone.
     _pin: Option<Pin>,
-    _space: disk::Reservation,
+    /// None when it was found again: what it has written is no longer free anyway.
+    _space: Option<disk::Reservation>,
     envd: Envd,
     booted: bool,
     gone: CancellationToken,
-}
-
-/// Paths of one VM. The id is unique, so nothing of an earlier VM is ever found there.
-struct Dirs {
-    /// Its disk and, after a boot, its memory; in the pool.
-    files: PathBuf,
-    /// Sockets and the keeper's files; in memory.
-    runtime: PathBuf,
-}
-
-impl Dirs {
-    fn of(host: &Host, id: Uuid) -> Self {
-        Self { files: host.vms_dir().join(id.to_string()), runtime: host.runtime_dir().join(id.simple().to_string()) }
-    }
-
-    fn disk(&self) -> PathBuf {
-        self.files.join("disk")
-    }
-
-    fn create(&self) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.files)?;
-        std::fs::create_dir_all(&self.runtime)
-    }
-
-    fn remove(&self) {
-        for dir in [&self.files, &self.runtime] {
-            if let Err(error) = std::fs::remove_dir_all(dir)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(dir = %dir.display(), %error, "left behind; the next start removes it");
-            }
-        }
-    }
 }
 
 impl Vm {
@@ -93,17 +52,17 @@ impl Vm {
         let pin = host.shelf.pin(generation.id()).ok_or_else(|| Failure::at("restoring")("the generation is gone"))?;
         let mut vm = Self::start(host, class, &disk, Base::Generation(generation), Some(pin), id).await?;
         let spec = vm.spec(host);
-        match vm.machine.load(&spec, &state).await {
-            Ok(()) => {
+        let failure = match timeout(limits::VM_LOAD, vm.machine.load(&spec, &state)).await {
+            Ok(Ok(())) => {
                 vm.booted = false;
-                Ok(vm)
+                return Ok(vm);
             }
-            Err(error) => {
-                let failure = vm.explain(Failure::at("loading the device state")(error));
-                vm.end(host).await;
-                Err(failure)
-            }
-        }
+            Ok(Err(error)) => Failure::at("loading the device state")(error),
+            Err(late) => Failure::at("loading the device state")(late),
+        };
+        let failure = vm.explain(failure);
+        vm.end(host).await;
+        Err(failure)
     }
 
     /// A VM that boots with a clone of this disk.
@@ -135,10 +94,10 @@ impl Vm {
         id: Uuid,
     ) -> Result<Self, Failure> {
         let dirs = Dirs::of(host, id);
-        let space = host.pool.admit(limits::ADMIT_DISK).map_err(Host::no_space)?;
+        let space = host.pool.admit(limits::ADMIT_DISK).inspect_err(|_| dirs.remove()).map_err(Host::no_space)?;
         let root_disk = dirs.disk();
         let (slot, cloned) = tokio::join!(host.network.acquire(), host.clone_disk(disk, &root_disk, &dirs.runtime));
-        let slot = slot.map_err(Failure::at("taking a network slot"))?;
+        let slot = slot.inspect_err(|_| dirs.remove()).map_err(Failure::at("taking a network slot"))?;
         let how = if matches!(base, Base::Zero { .. }) { Start::Boot(host.boot_source()) } else { Start::Load };
         let launched = match cloned {
             Ok(()) => launch(host, class, &slot, &base, id, &how).await,
@@ -161,30 +120,25 @@ impl Vm {
             machine,
             base,
             _pin: pin,
-            _space: space,
+            _space: Some(space),
             booted: true,
             gone: CancellationToken::new(),
         })
     }
 
     /// The VM of a running capsule, found again after a restart of the agent.
+    ///
+    /// A failure gives the slot back.
     pub async fn attach(
         host: &Arc<Host>,
         record: &Record,
         id: Uuid,
         slot: Slot,
         base: Option<Uuid>,
-    ) -> Result<Self, Failure> {
-        let dirs = Dirs::of(host, id);
-        let keeper = keeper::attach(&dirs.runtime).map_err(Failure::at("finding the keeper"))?;
-        let keeper = keeper.ok_or_else(|| Failure::at("finding the keeper")("it ended"))?;
-        let machine =
-            host.vmm.connect(&dirs.runtime, limits::VMM_START).await.map_err(Failure::at("reaching the VMM"))?;
-        let (base, pin) = if let Some(id) = base {
-            (Base::Generation(host.open_generation(id).await?), host.shelf.pin(id))
-        } else {
-            let bytes = u64::from(record.class.memory_mb) << 20;
-            (Base::Zero { memory: dirs.files.join("memory"), bytes }, None)
+    ) -> Result<Self, (Failure, Slot)> {
+        let (keeper, machine, base, pin) = match reach(host, record, id, base).await {
+            Ok(reached) => reached,
+            Err(failure) => return Err((failure, slot)),
         };
         let vm = Self {
             id,
@@ -195,13 +149,27 @@ impl Vm {
             machine,
             base,
             _pin: pin,
-            _space: host.pool.admit(limits::ADMIT_DISK).map_err(Host::no_space)?,
+            _space: host.pool.admit(limits::ADMIT_DISK).ok(),
             booted: false,
             gone: CancellationToken::new(),
         };
         // A pause that the restart cut short left it stopped.
-        vm.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
+        if let Err(failure) = vm.carry_on(record).await {
+            return Err((failure, vm.slot));
+        }
         Ok(vm)
+    }
+
+    /// Frees what is left of a VM that cannot be found again.
+    pub async fn discard(host: &Arc<Host>, id: Uuid, slot: Option<Slot>) {
+        let dirs = Dirs::of(host, id);
+        if let Ok(Some(keeper)) = keeper::attach(&dirs.runtime) {
+            let _ = keeper.kill().await;
+        }
+        if let Some(slot) = slot {
+            host.network.release(slot);
+        }
+        let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
     }
 
     fn spec(&self, host: &Host) -> MachineSpec {
@@ -242,12 +210,15 @@ impl Vm {
         self.slot.set_policy(policy).await.map_err(Failure::at("setting the egress policy"))
     }
 
-    /// One `/init`, tried until the guest takes it.
     async fn configure(&self, record: &Record, purpose: Purpose) -> Result<(), Failure> {
+        self.init(|| init(record, purpose)).await
+    }
+
+    /// One `/init`, made anew for each try until the guest takes it: it carries the time.
+    async fn init(&self, make: impl Fn() -> Init) -> Result<(), Failure> {
         let deadline = Instant::now() + limits::GUEST_READY + limits::GUEST_INIT;
         loop {
-            let init = init(record, purpose);
-            match self.envd.init(&init, limits::GUEST_INIT).await {
+            match self.envd.init(&make(), limits::GUEST_INIT).await {
                 Ok(()) => return Ok(()),
                 Err(InitError::Unreachable(_)) if Instant::now() < deadline && self.alive() => {
                     tokio::time::sleep(limits::GUEST_RETRY).await;
@@ -255,6 +226,18 @@ impl Vm {
                 Err(error) => return Err(Failure::at("configuring the guest")(error)),
             }
         }
+    }
+
+    /// Lets a restored VM run a command and stops it again: an emulator has then translated what every capsule's first
+    /// command needs.
+    pub async fn rehearse(&mut self) -> Result<(), Failure> {
+        self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
+        self.init(moment).await?;
+        for _ in 0..limits::REHEARSALS {
+            run_to_end(&self.envd, "true").await.map_err(Failure::at("running a first command"))?;
+        }
+        self.quiesce().await;
+        self.machine.pause().await.map_err(Failure::at("stopping the VM"))
     }
 
     async fn wait_healthy(&self, limit: Duration) -> Result<(), Failure> {
@@ -284,23 +267,19 @@ impl Vm {
 
     /// Quiesces the guest, stops the VM and writes a generation. The VM stays stopped, whatever comes of it.
     pub async fn save(&mut self, host: &Arc<Host>, labels: BTreeMap<String, String>) -> Result<Generation, Failure> {
-        // Idle connections close now, while the guest can still take part in it.
-        let fresh = envd(&self.slot, self.envd.token().to_owned());
-        let envd = std::mem::replace(&mut self.envd, fresh);
-        if let Err(error) = envd.prepare().await {
-            tracing::warn!(vm = %self.id, %error, "the guest did not prepare for its snapshot");
-        }
-        drop(envd);
+        // The draft first: it may have to copy all memory, and the guest stands still for seconds at most.
         let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
         let draft = blocking("beginning the generation", move || Draft::begin(&dir, &base)).await?;
+        self.quiesce().await;
         self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
         let disk = Dirs::of(host, self.id).disk();
         let (state, memory, clone) = (draft.state_path(), draft.memory_path(), draft.disk_path());
         let (saved, cloned) = tokio::join!(
-            self.machine.save(&state, &memory),
+            timeout(limits::VM_SAVE, self.machine.save(&state, &memory)),
             blocking("cloning the disk", move || disk::clone_file(&disk, &clone))
         );
         cloned?;
+        let saved = saved.map_err(Failure::at("saving the device state"))?;
         let dirty = saved.map_err(Failure::at("saving the device state"))?;
         let pid = self.keeper.vmm_pid();
         let seal = Seal { compatibility: host.compatibility(), labels };
@@ -316,10 +295,23 @@ impl Vm {
         Ok(generation)
     }
 
+    /// Asks the guest to stand still. Idle connections close with it, while the guest can still take part in that.
+    async fn quiesce(&mut self) {
+        let fresh = envd(&self.slot, self.envd.token().to_owned());
+        let envd = std::mem::replace(&mut self.envd, fresh);
+        if let Err(error) = envd.prepare().await {
+            tracing::warn!(vm = %self.id, %error, "the guest did not prepare for its snapshot");
+        }
+    }
+
     /// After a save that failed: lets the VM run on and wakes what the guest quiesced.
-    pub async fn carry_on(&mut self, record: &Record) -> Result<(), Failure> {
+    pub async fn carry_on(&self, record: &Record) -> Result<(), Failure> {
         self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
-        self.configure(record, Purpose::Resume).await
+        // A guest that does not answer now is still a running VM; its own watchdog ends the standstill.
+        if let Err(failure) = self.configure(record, Purpose::Resume).await {
+            tracing::warn!(vm = %self.id, %failure, "the guest was not told that it goes on");
+        }
+        Ok(())
     }
 
     /// Whether its VMM lives.
@@ -357,6 +349,26 @@ impl Vm {
         let dirs = Dirs::of(host, self.id);
         let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
     }
+}
+
+/// What [`Vm::attach`] needs of the processes and files of a VM.
+async fn reach(
+    host: &Arc<Host>,
+    record: &Record,
+    id: Uuid,
+    base: Option<Uuid>,
+) -> Result<(Keeper, Box<dyn Machine>, Base, Option<Pin>), Failure> {
+    let dirs = Dirs::of(host, id);
+    let keeper = keeper::attach(&dirs.runtime).map_err(Failure::at("finding the keeper"))?;
+    let keeper = keeper.ok_or_else(|| Failure::at("finding the keeper")("it ended"))?;
+    let machine = host.vmm.connect(&dirs.runtime, limits::VMM_START).await.map_err(Failure::at("reaching the VMM"))?;
+    let (base, pin) = if let Some(id) = base {
+        (Base::Generation(host.open_generation(id).await?), host.shelf.pin(id))
+    } else {
+        let bytes = u64::from(record.class.memory_mb) << 20;
+        (Base::Zero { memory: dirs.files.join("memory"), bytes }, None)
+    };
+    Ok((keeper, machine, base, pin))
 }
 
 async fn launch(
@@ -423,37 +435,6 @@ fn envd(slot: &Slot, token: String) -> Envd {
         async move { dialler.dial(guestlink::PORT).await }
     };
     Envd::new(dial::Dialler::new(dial), token)
-}
-
-fn init(record: &Record, purpose: Purpose) -> Init {
-    let entropy: [u8; 64] = rand::random();
-    Init {
-        access_token: record.identity.access_token.clone(),
-        default_user: record.identity.default_user.clone(),
-        default_workdir: record.identity.default_workdir.clone(),
-        env_vars: record.identity.envs.clone(),
-        sandbox_id: record.id.to_string(),
-        template_id: record.class.template.to_string(),
-        timestamp: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
-        entropy: BASE64.encode(entropy),
-        hostname: if purpose == Purpose::Clone { record.id.to_string() } else { String::new() },
-        clone: purpose == Purpose::Clone,
-    }
-}
-
-/// Runs a shell command in the guest and waits for its end.
-async fn run_to_end(envd: &Envd, command: &str) -> Result<(), connectrpc::ConnectError> {
-    use proto::process::{ProcessConfig, StartRequest};
-    let process = ProcessConfig {
-        cmd: "/bin/sh".to_owned(),
-        args: vec!["-c".to_owned(), command.to_owned()],
-        ..Default::default()
-    };
-    let request = StartRequest { process: process.into(), stdin: Some(false), ..Default::default() };
-    let options = guestlink::options("root").with_timeout(limits::GUEST_READY);
-    let mut stream = envd.process().start_with_options(request, options).await?;
-    while stream.message().await?.is_some() {}
-    Ok(())
 }
 
 /// Runs blocking work and names the step in its failure.

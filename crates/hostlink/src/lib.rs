@@ -4,7 +4,7 @@
 //! ([`error`]), and how an agent tells the server what happened by itself ([`callback`]).
 //! Must never know: what a capsule is going through, and SQL.
 //!
-//! The two ends speak Connect over HTTP/1.1 on a Unix socket; between machines the same over mutual TLS.
+//! The two ends speak Connect over HTTP/1.1 on a Unix socket.
 
 pub mod callback;
 mod errors;

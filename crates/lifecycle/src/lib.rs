@@ -4,7 +4,7 @@
 //! Knows: which event leads from which status to which, and what has to be done then.
 //! Must never know: how anything is done. No I/O, no clock, no randomness, nothing asynchronous: time comes in
 //! as an argument, work goes out as a value, and a shell elsewhere performs it. So the same machines run in the
-//! product, in the property tests and in the simulator.
+//! product and in the property tests.
 
 pub mod agent;
 pub mod server;

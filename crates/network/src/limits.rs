@@ -17,6 +17,12 @@ pub(crate) const QUARANTINE: Duration = Duration::from_secs(3);
 /// Slots prepared or removed at the same time; the kernel serialises most of the work (`rtnl_lock`).
 pub(crate) const PARALLEL_SETUPS: usize = 4;
 
+/// Ready slots beyond the wanted number that are kept for a while after a burst.
+pub(crate) const SPARE_SLOTS: usize = 16;
+
+/// That while.
+pub(crate) const SPARE_IDLE: Duration = Duration::from_secs(10);
+
 /// Pause after a slot could not be prepared ahead.
 pub(crate) const SETUP_RETRY: Duration = Duration::from_secs(5);
 

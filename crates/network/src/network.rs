@@ -274,10 +274,17 @@ impl Inner {
             () = tokio::time::sleep(limits::QUARANTINE) => {}
             () = self.stop.cancelled() => return,
         }
-        if self.stock().ready() < self.options.ready_slots {
-            self.stock().put(prepared);
-        } else {
-            self.discard(index).await;
+        if self.stock().ready() >= self.options.ready_slots + limits::SPARE_SLOTS {
+            return self.discard(index).await;
+        }
+        self.stock().put(prepared);
+        tokio::select! {
+            () = tokio::time::sleep(limits::SPARE_IDLE) => {}
+            () = self.stop.cancelled() => return,
+        }
+        let spare = self.stock().take_above(self.options.ready_slots);
+        if let Some(spare) = spare {
+            self.discard(spare.index).await;
         }
     }
 

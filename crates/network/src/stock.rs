@@ -51,6 +51,11 @@ impl Stock {
     pub(crate) fn take(&mut self) -> Option<Prepared> {
         self.ready.pop_front()
     }
+
+    /// One of those beyond the first `wanted`.
+    pub(crate) fn take_above(&mut self, wanted: usize) -> Option<Prepared> {
+        if self.ready.len() > wanted { self.ready.pop_front() } else { None }
+    }
 }
 
 #[cfg(test)]

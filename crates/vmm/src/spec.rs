@@ -84,7 +84,7 @@ pub enum Start {
 /// A kernel to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootSource {
-    /// Kernel image in the form the VMM wants: bzImage for QEMU, ELF for Firecracker.
+    /// Kernel image in the form the VMM wants: an ELF; QEMU also takes a bzImage, more slowly.
     pub kernel: PathBuf,
     /// Initial RAM file system.
     pub initramfs: PathBuf,

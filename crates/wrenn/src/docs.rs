@@ -9,7 +9,7 @@ use std::path::Path;
 const INTRO: &str = "\
 # Command line
 
-Written by `UPDATE_DOCS=1 cargo test -p wrenn docs`; a test compares it with the program.
+Written by `UPDATE_DOCS=1 cargo test -p wrenn --bin wrenn docs`; a test compares it with the program.
 
 - Results go to stdout, everything else to stderr. `capsule exec` passes the command's own output on, byte for byte.
 - `--json` prints one object; its fields are stable: new ones may appear, none changes its meaning. Failures are then
@@ -18,7 +18,7 @@ Written by `UPDATE_DOCS=1 cargo test -p wrenn docs`; a test compares it with the
 - The API's address and key are `WRENN_BASE_URL` and `WRENN_API_KEY`; what is unset comes from `credentials.json` in the
   data directory, which `wrenn up` writes.
 - Capsule ids may be given with or without `cl-`.
-- Only `up`, `down` and `agent` need root.
+- Only `up`, `down`, `doctor` and `agent` need root.
 ";
 
 fn page() -> String {
@@ -48,6 +48,6 @@ fn docs_are_the_programs() -> std::io::Result<()> {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, page())?;
     }
-    assert_eq!(std::fs::read_to_string(&path)?, page(), "run `UPDATE_DOCS=1 cargo test -p wrenn docs`");
+    assert_eq!(std::fs::read_to_string(&path)?, page(), "run `UPDATE_DOCS=1 cargo test -p wrenn --bin wrenn docs`");
     Ok(())
 }

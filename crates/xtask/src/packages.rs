@@ -28,11 +28,7 @@ pub enum Present {
 
 /// To run capsules.
 pub const RUN: &[Need] = &[
-    Need {
-        package: "qemu-system-x86",
-        present: Present::Program("qemu-system-x86_64"),
-        why: "runs capsules where Firecracker cannot",
-    },
+    Need { package: "qemu-system-x86", present: Present::Program("qemu-system-x86_64"), why: "runs capsules" },
     Need { package: "mmdebstrap", present: Present::Program("mmdebstrap"), why: "builds the guests' root file system" },
     Need {
         package: "debian-archive-keyring",
@@ -52,7 +48,6 @@ pub const TEST: &[Need] = &[
         present: Present::Versioned("/usr/lib/postgresql", "initdb"),
         why: "second database under test",
     },
-    Need { package: "redis-server", present: Present::Program("redis-server"), why: "message bus under test" },
     Need { package: "python3-venv", present: Present::PythonModule("ensurepip"), why: "Python SDKs" },
     Need { package: "nodejs", present: Present::Program("node"), why: "JavaScript SDK" },
     Need { package: "npm", present: Present::Program("npm"), why: "JavaScript SDK" },

@@ -49,7 +49,7 @@ impl Floor {
         };
         let adoption: Adoption = Network::open(options).await?;
         Ok(Self {
-            qemu: Qemu::find(None, Accelerator::Tcg)?,
+            qemu: Qemu::find(None, accelerator(&template))?,
             network: adoption.finish().await,
             template,
             modules: modules_disk(&pool.join("artifacts"))?,
@@ -169,6 +169,11 @@ async fn sh_true(envd: &Envd) -> Result<()> {
     let mut stream = envd.process().start_with_options(request, guestlink::options("root")).await?;
     while stream.message().await?.is_some() {}
     Ok(())
+}
+
+/// What the platform used; its state loads in nothing else.
+fn accelerator(template: &Generation) -> Accelerator {
+    if template.manifest().compatibility.contains("qemu-kvm") { Accelerator::Kvm } else { Accelerator::Tcg }
 }
 
 /// The generation of the default size class.

@@ -49,7 +49,7 @@ pub fn foreign_firewall() -> Check {
     if dropping.is_empty() {
         return Check::ok(name, "no other firewall drops forwarded packets");
     }
-    let remedy = dropping.iter().map(|chain| format!("nft insert rule {chain} iifname \"wr*\" accept"));
+    let remedy = dropping.iter().map(|chain| format!("nft insert rule {chain} iifname \"wv*\" accept"));
     Check::warn(
         name,
         format!("egress_blocked_by_host_firewall: {} drops by default", dropping.join(", ")),

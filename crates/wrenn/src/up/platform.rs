@@ -29,7 +29,7 @@ pub async fn start(plan: &Plan, steps: &Steps) -> Outcome<Platform> {
     let callback = callback(&plan.dir, listen)?;
     let agent = start_agent(&plan.dir, callback, steps).await?;
     let step = steps.begin("server");
-    match Server::start(server_options(&plan.dir, listen, None, Some(agent.socket().to_owned()))).await {
+    match Server::start(server_options(&plan.dir, listen, database_url(), Some(agent.socket().to_owned()))).await {
         Ok(server) => {
             step.done(server.base_url());
             Ok(Platform { agent, server })
@@ -56,6 +56,11 @@ fn callback(dir: &Path, listen: SocketAddr) -> Outcome<Callback> {
     let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
     let base_url = format!("http://{}", SocketAddr::new(ip, listen.port()));
     Callback::new(&base_url, host.id.to_string(), host.token.expose().to_owned()).map_err(Failure::plain)
+}
+
+/// Postgres instead of SQLite in the data directory.
+fn database_url() -> Option<String> {
+    std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty())
 }
 
 fn server_options(

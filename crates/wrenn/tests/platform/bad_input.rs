@@ -29,6 +29,12 @@ pub async fn is_refused(platform: &mut Platform) -> Verdict {
     let rows = [
         row("unknown id", call(Method::GET, &of(unknown, "")), 404, "not_found"),
         row("not an id", call(Method::GET, "/v1/capsules/cl-zz"), 400, "invalid_request"),
+        row(
+            "path traversal in an id",
+            call(Method::GET, "/v1/capsules/..%2F..%2Fetc%2Fpasswd"),
+            400,
+            "invalid_request",
+        ),
         row("unknown route", call(Method::GET, "/v1/nothing"), 404, "not_found"),
         row("wrong method", call(Method::PUT, "/v1/capsules"), 405, "method_not_allowed"),
         row("no key", http.get(format!("{}/v1/capsules", platform.base_url)), 401, "unauthorized"),

@@ -34,13 +34,15 @@ impl Footprint {
         }
     }
 
-    /// All of it for one platform, once two readings agree: freeing goes on in the background.
+    /// All of it for one platform, once nothing has changed for a while: freeing goes on in the background, and network
+    /// slots are kept some seconds for the next capsule.
     pub async fn settled(dir: &Path, instance: &str) -> Self {
-        let mut last = Self::of(dir, instance);
-        for _ in 0..60 {
+        let (mut last, mut unchanged) = (Self::of(dir, instance), 0);
+        for _ in 0..90 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let now = Self::of(dir, instance);
-            if now == last {
+            unchanged = if now == last { unchanged + 1 } else { 0 };
+            if unchanged == 15 {
                 break;
             }
             last = now;

@@ -10,6 +10,7 @@ mod host;
 mod lifecycle;
 mod platform;
 mod restart;
+mod startup;
 
 use futures_util::FutureExt;
 use platform::Platform;
@@ -53,6 +54,8 @@ async fn main() {
         guest::runs_commands,
         guest::moves_files,
         bad_input::is_refused,
+        startup::refuses_what_cannot_work,
+        startup::full_disk_refuses_capsules,
         lifecycle::memory_and_disk_survive_twenty_rounds,
         lifecycle::five_at_once_leave_nothing,
         restart::kill_of_the_platform_stops_no_capsule,

@@ -1,0 +1,56 @@
+//! What a guest is told when it starts, and what it is made to run before anybody uses it.
+
+use crate::limits;
+use crate::record::Record;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use guestlink::{Envd, Init};
+
+/// Why a VM is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// As a new capsule: it gets an identity of its own.
+    Clone,
+    /// As the capsule it was.
+    Resume,
+}
+
+/// Everything a capsule's guest is told.
+pub fn init(record: &Record, purpose: Purpose) -> Init {
+    Init {
+        access_token: record.identity.access_token.clone(),
+        default_user: record.identity.default_user.clone(),
+        default_workdir: record.identity.default_workdir.clone(),
+        env_vars: record.identity.envs.clone(),
+        sandbox_id: record.id.to_string(),
+        template_id: record.class.template.to_string(),
+        hostname: if purpose == Purpose::Clone { record.id.to_string() } else { String::new() },
+        clone: purpose == Purpose::Clone,
+        ..moment()
+    }
+}
+
+/// What every guest needs after it stood still: the time, and randomness nobody else has.
+pub fn moment() -> Init {
+    let entropy: [u8; 64] = rand::random();
+    Init {
+        timestamp: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+        entropy: BASE64.encode(entropy),
+        ..Init::default()
+    }
+}
+
+/// Runs a shell command in the guest and waits for its end.
+pub async fn run_to_end(envd: &Envd, command: &str) -> Result<(), connectrpc::ConnectError> {
+    use proto::process::{ProcessConfig, StartRequest};
+    let process = ProcessConfig {
+        cmd: "/bin/sh".to_owned(),
+        args: vec!["-c".to_owned(), command.to_owned()],
+        ..Default::default()
+    };
+    let request = StartRequest { process: process.into(), stdin: Some(false), ..Default::default() };
+    let options = guestlink::options("root").with_timeout(limits::GUEST_READY);
+    let mut stream = envd.process().start_with_options(request, options).await?;
+    while stream.message().await?.is_some() {}
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Where the files of one VM are.
+
+use crate::host::Host;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// Paths of one VM. The id is unique, so nothing of an earlier VM is ever found there.
+pub struct Dirs {
+    /// Its disk and, after a boot, its memory; in the pool.
+    pub files: PathBuf,
+    /// Sockets and the keeper's files; in memory.
+    pub runtime: PathBuf,
+}
+
+impl Dirs {
+    /// Of the VM with this id.
+    pub fn of(host: &Host, id: Uuid) -> Self {
+        Self { files: host.vms_dir().join(id.to_string()), runtime: host.runtime_dir().join(id.simple().to_string()) }
+    }
+
+    /// Its root disk.
+    pub fn disk(&self) -> PathBuf {
+        self.files.join("disk")
+    }
+
+    /// Makes both.
+    pub fn create(&self) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.files)?;
+        std::fs::create_dir_all(&self.runtime)
+    }
+
+    /// Removes both; what cannot be removed is left to the next start.
+    pub fn remove(&self) {
+        for dir in [&self.files, &self.runtime] {
+            if let Err(error) = std::fs::remove_dir_all(dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(dir = %dir.display(), %error, "left behind; the next start removes it");
+            }
+        }
+    }
+}
