@@ -58,7 +58,7 @@ fn callback(dir: &Path, listen: SocketAddr) -> Outcome<Callback> {
     Callback::new(&base_url, host.id.to_string(), host.token.expose().to_owned()).map_err(Failure::plain)
 }
 
-/// Postgres instead of SQLite in the data directory.
+/// Postgres, instead of `SQLite` in the data directory.
 fn database_url() -> Option<String> {
     std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty())
 }
