@@ -39,7 +39,10 @@ pub async fn runs_commands(platform: &mut Platform) -> Verdict {
     let listed = platform.client.processes(id).await?;
     assert!(listed.iter().any(|p| p.pid == started.pid && p.tag.as_deref() == Some("sleeper")), "{listed:?}");
     platform.client.kill(id, &"sleeper".parse()?, false).await?;
-    assert!(!platform.client.processes(id).await?.iter().any(|p| p.pid == started.pid));
+    // A signal is sent, not awaited (kill(2)): the process leaves the list when it has ended.
+    while platform.client.processes(id).await?.iter().any(|p| p.pid == started.pid) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     platform.destroy(id).await
 }
 
