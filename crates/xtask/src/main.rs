@@ -25,7 +25,8 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
 
   up [--yes] [--once]   install what is missing, build, run Wrenn here (--once: first capsule, then exit)
-  test                  install what is missing, run all tests, real virtual machines included
+  test [crates|guest|sdk]
+                        install what is missing, run all tests, real virtual machines included
   bench [NAME…] [--json]
                         create, resume, pause, exec: figures against what the machine allows
   check                 formatting, lints, architecture rules
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["up", flags @ ..] => up::Options::parse(flags).and_then(up::run),
-        ["test"] => test::run(),
+        ["test", suites @ ..] => test::run(suites),
         ["bench", arguments @ ..] => bench::run(arguments),
         ["check"] => check::run(),
         ["guest"] => guest::build().map(|path| println!("{}", path.display())),

@@ -9,26 +9,34 @@ use crate::{Outcome, guest, process, sdk, toolchain, workspace};
 /// Test binaries are run through this when the caller is not root: they make namespaces and virtual machines.
 pub const AS_ROOT: &str = "sudo --preserve-env";
 
-/// Installs what is missing, then runs all suites; the first failing one ends the run.
-pub fn run() -> Outcome {
+/// Names of the suites, in the order they run.
+const SUITES: [&str; 3] = ["crates", "guest", "sdk"];
+
+/// Installs what is missing, then runs the named suites, or all; the first failing one ends the run.
+pub fn run(names: &[&str]) -> Outcome {
+    if let Some(unknown) = names.iter().find(|name| !SUITES.contains(name)) {
+        return Err(format!("test: no suite is called {unknown}; there are {}", SUITES.join(", ")));
+    }
     toolchain::check_rust()?;
     let mut missing = toolchain::missing();
     missing.extend(packages::missing(packages::RUN));
     missing.extend(packages::missing(packages::TEST));
     packages::install(&missing, Consent::Given)?;
     let envd = guest::build()?;
-    let artifacts = prepare(&envd)?;
-    process::step("tests of all crates", || {
-        process::run(&mut cargo(&["test", "--no-fail-fast", "--workspace", "--exclude", "envd"], &envd, &artifacts))
-    })?;
-    process::step("tests of the guest daemon", || {
-        process::run(&mut cargo(
-            &["test", "--no-fail-fast", "--package", "envd", "--package", "listen"],
-            &envd,
-            &artifacts,
-        ))
-    })?;
-    sdk::run(&envd)
+    let wanted = |name: &str| names.is_empty() || names.contains(&name);
+    if wanted("crates") {
+        let artifacts = prepare(&envd)?;
+        let arguments = ["test", "--no-fail-fast", "--workspace", "--exclude", "envd"];
+        process::step("tests of all crates", || process::run(&mut cargo(&arguments, &envd, &artifacts)))?;
+    }
+    if wanted("guest") {
+        let arguments = ["test", "--no-fail-fast", "--package", "envd", "--package", "listen"];
+        process::step("tests of the guest daemon", || process::run(&mut cargo(&arguments, &envd, &envd)))?;
+    }
+    if wanted("sdk") {
+        sdk::run(&envd)?;
+    }
+    Ok(())
 }
 
 /// Kernel, initramfs and root file system for the tests that boot virtual machines; returns their directory.
