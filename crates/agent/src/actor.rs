@@ -99,6 +99,8 @@ struct Actor {
     never_ran: bool,
     /// The end of the lifetime is not acted on before: the last attempt failed.
     retry_at: Instant,
+    /// The lifetime was changed during the operation under way.
+    unsaved: bool,
 }
 
 /// Starts the actor of a new capsule and waits until it runs.
@@ -147,6 +149,7 @@ impl Actor {
             discard_memory: false,
             never_ran: false,
             retry_at: Instant::now(),
+            unsaved: false,
         };
         (handle, actor, mailbox)
     }
@@ -214,8 +217,9 @@ impl Actor {
     async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply) {
         self.record.lifetime = lifetime;
         self.shared.touch();
-        // An operation under way writes the record at its end; before that there may be nothing to write.
-        let saved = if self.running.is_none() { self.save().await } else { Ok(()) };
+        // Before the operation under way ends there may be nothing to write; it ends with the record it began with.
+        self.unsaved = self.running.is_some();
+        let saved = if self.unsaved { Ok(()) } else { self.save().await };
         let answer = saved.map(|()| self.view());
         self.publish();
         let _ = reply.send(answer);
@@ -281,6 +285,11 @@ impl Actor {
                 if let Some(place) = place {
                     let old = std::mem::replace(&mut self.record.place, place);
                     operations::free(&self.host, &old, &self.record.place);
+                    if std::mem::take(&mut self.unsaved)
+                        && let Err(failure) = self.save().await
+                    {
+                        tracing::error!(capsule = %self.record.id, %failure, "a restart would find the old lifetime");
+                    }
                 }
                 Ok(())
             }

@@ -101,11 +101,6 @@ impl Ready {
         }
     }
 
-    /// How many are ready.
-    pub fn count(&self, class: &Class) -> usize {
-        self.lock().get(class).map_or(0, |stock| stock.vms.len())
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Class, Stock>> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }

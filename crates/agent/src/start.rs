@@ -155,11 +155,6 @@ impl Agent {
         Ok(())
     }
 
-    /// How many VMs of the default template are ready.
-    pub fn ready_vms(&self) -> usize {
-        self.host.ready.count(&default_class())
-    }
-
     /// Capsules that run and that are paused.
     pub fn census(&self) -> (usize, usize) {
         let views: Vec<_> = self.registry.all().iter().map(|handle| handle.shared.view().status).collect();
