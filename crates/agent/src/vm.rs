@@ -267,10 +267,15 @@ impl Vm {
 
     /// Quiesces the guest, stops the VM and writes a generation. The VM stays stopped, whatever comes of it.
     pub async fn save(&mut self, host: &Arc<Host>, labels: BTreeMap<String, String>) -> Result<Generation, Failure> {
-        // The draft first: it may have to copy all memory, and the guest stands still for seconds at most.
+        let began = Instant::now();
         let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
-        let draft = blocking("beginning the generation", move || Draft::begin(&dir, &base)).await?;
-        self.quiesce().await;
+        let draft = blocking("beginning the generation", move || Draft::begin(&dir, &base));
+        let (draft, ()) = tokio::join!(draft, self.quiesce());
+        let draft = draft?;
+        // A draft that had to copy all memory may have outlasted the standstill.
+        if began.elapsed() > limits::STANDSTILL {
+            self.quiesce().await;
+        }
         self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
         let disk = Dirs::of(host, self.id).disk();
         let (state, memory, clone) = (draft.state_path(), draft.memory_path(), draft.disk_path());

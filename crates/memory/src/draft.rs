@@ -242,11 +242,10 @@ impl Filled {
     pub fn commit(self, seal: Seal) -> Result<(Generation, SaveReport), SaveError> {
         let Self { mut draft, extents, mut report } = self;
         let started = Instant::now();
-        draft.sync_contents()?;
         let manifest = draft.manifest(extents, seal)?;
         let path = draft.dir.join(MANIFEST);
-        write_durably(&path, &manifest.encode()?).map_err(SaveError::write(&path))?;
-        sync_directory(&draft.dir).map_err(SaveError::write(&draft.dir))?;
+        write_new(&path, &manifest.encode()?).map_err(SaveError::write(&path))?;
+        draft.sync_contents()?;
         let target = draft.parent_dir.join(draft.id.to_string());
         fs::rename(&draft.dir, &target).map_err(SaveError::write(&target))?;
         draft.dir.clone_from(&target);
@@ -258,9 +257,10 @@ impl Filled {
 }
 
 impl Draft {
-    /// Memory, state and disk are flushed side by side: each waits for the device.
+    /// Flushes everything side by side, for each waits for the device. What they contain is read by nobody before the
+    /// rename, so their order does not matter.
     fn sync_contents(&self) -> Result<(), SaveError> {
-        let others = [self.state_path(), self.disk_path()];
+        let others = [self.state_path(), self.disk_path(), self.dir.join(MANIFEST), self.dir.clone()];
         std::thread::scope(|scope| {
             let others = others.each_ref().map(|path| scope.spawn(move || sync_file(path)));
             self.memory.sync_all().map_err(SaveError::write(&self.memory_path()))?;
@@ -301,7 +301,7 @@ fn clone_memory(base: &Base, target: &Path) -> Result<(File, u64), SaveError> {
     Ok((clone, base.fragments()))
 }
 
-/// Flushes a file that need not exist.
+/// Flushes a file or directory that need not exist.
 fn sync_file(path: &Path) -> Result<(), SaveError> {
     match File::open(path) {
         Ok(file) => file.sync_all().map_err(SaveError::write(path)),
@@ -310,11 +310,9 @@ fn sync_file(path: &Path) -> Result<(), SaveError> {
     }
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use io::Write;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
 pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {

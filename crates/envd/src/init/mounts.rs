@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_remount};
 
 use super::CGROUPS;
 use super::console::Console;
@@ -48,6 +48,12 @@ impl Mount {
     }
 }
 
+/// A process that joins a group, as each one started does, otherwise waits for every processor to have been through
+/// the scheduler: 10 ms and more. Kernels before 6.0 do not know the option (cgroup-v2, "Mounting") and go on waiting.
+fn join_groups_quickly() {
+    let _ = mount_remount(CGROUPS, DATA_ONLY, c"nsdelegate,favordynmods");
+}
+
 pub(super) fn early(console: &mut Console) {
     for mount in &EARLY {
         // Before /dev is there nobody hears of it; what needs it fails audibly later.
@@ -64,6 +70,7 @@ pub(super) fn late(console: &mut Console) {
             console.step(mount.target, mounted);
         }
     }
+    join_groups_quickly();
     for (target, link) in [
         ("/proc/self/fd", "/dev/fd"),
         ("/proc/self/fd/0", "/dev/stdin"),

@@ -56,6 +56,13 @@ impl Drop for Serving {
     }
 }
 
+impl World {
+    /// Whether every fault asked for has met its call.
+    pub fn no_fault_waits(&self) -> bool {
+        self.faults.values().all(VecDeque::is_empty)
+    }
+}
+
 impl Agent {
     pub fn new() -> Self {
         Self { world: Arc::default(), changed: watch::Sender::new(()), kill: Arc::new(Semaphore::new(0)) }
@@ -98,6 +105,7 @@ impl Agent {
         work: impl FnOnce(&mut World) -> ServiceResult<T>,
     ) -> ServiceResult<T> {
         let fault = self.world().faults.get_mut(method).and_then(VecDeque::pop_front);
+        self.changed.send_replace(());
         match fault {
             Some(Fault::Refused(code)) => return Err(ConnectError::new(code, "refused by the test")),
             Some(Fault::Held(gate)) => gate.acquire().await.unwrap().forget(),

@@ -150,6 +150,7 @@ async fn what_a_server_left_undone_the_next_one_finishes() {
     server.fleet.resume(TEAM, paused.id, Resume::default()).await.unwrap();
     server.fleet.destroy(TEAM, doomed.id).await.unwrap();
     assert_eq!(server.store.operations().await.unwrap().len(), 4);
+    server.agent.until(World::no_fault_waits).await;
 
     server.restart().await;
     server.becomes(created.id, CapsuleStatus::Running).await;

@@ -25,7 +25,7 @@ pub struct Floor {
 }
 
 /// A restored, running VM.
-struct Bare {
+pub struct Bare {
     process: Process,
     machine: Box<dyn Machine>,
     slot: Slot,
@@ -67,39 +67,55 @@ impl Floor {
     /// From nothing to the end of the first `sh -c true`.
     pub async fn restore_and_exec(&self) -> Result<Duration> {
         let started = Instant::now();
-        let bare = self.restore(&self.template, None).await?;
+        let bare = self.restore(&self.template).await?;
         sh_true(&bare.envd).await?;
         let took = started.elapsed();
         self.end(bare).await?;
         Ok(took)
     }
 
-    /// A VM that has run a command is saved durably; what was saved is restored and runs one again.
-    pub async fn save_and_restore(&self) -> Result<(Duration, Duration)> {
-        let bare = self.restore(&self.template, None).await?;
+    /// A VM in which a command has run.
+    pub async fn begin(&self) -> Result<Bare> {
+        let bare = self.restore(&self.template).await?;
         sh_true(&bare.envd).await?;
+        Ok(bare)
+    }
+
+    /// Saves it durably, and restores what was saved until that has run a command again: another VM for the next
+    /// round, as many generations away from the template as the platform's capsule is.
+    pub async fn save_and_restore(&self, bare: Bare) -> Result<(Duration, Duration, Bare)> {
         bare.envd.prepare().await?;
+        self.flush()?;
         let started = Instant::now();
         let generation = self.save(&bare).await?;
         let saved = started.elapsed();
-        let disk = bare.disk.clone();
+        let old = bare.base.clone();
         self.end(bare).await?;
         let started = Instant::now();
-        let bare = self.restore(&generation, Some(&disk)).await?;
+        let bare = self.restore(&generation).await?;
         sh_true(&bare.envd).await?;
         let restored = started.elapsed();
-        self.end(bare).await?;
-        std::fs::remove_dir_all(generation.dir())?;
-        Ok((saved, restored))
+        if let Base::Generation(old) = old
+            && old.id() != self.template.id()
+        {
+            std::fs::remove_dir_all(old.dir())?;
+        }
+        Ok((saved, restored, bare))
     }
 
-    async fn restore(&self, generation: &Arc<Generation>, disk: Option<&Path>) -> Result<Bare> {
+    /// Writes out what the pool still owes its disk, so that a measurement pays for its own writes only.
+    pub fn flush(&self) -> Result<()> {
+        let exit = Spawn::new("sync").arg("--file-system").arg(&self.dir).inherit_env().spawn()?.wait()?;
+        if exit.success() { Ok(()) } else { Err(format!("sync ended with {exit:?}").into()) }
+    }
+
+    async fn restore(&self, generation: &Arc<Generation>) -> Result<Bare> {
         let slot = self.network.acquire().await?;
         let runtime = self.dir.join(format!("run{}", slot.index()));
         let _ = std::fs::remove_dir_all(&runtime);
         std::fs::create_dir_all(&runtime)?;
         let root_disk = self.dir.join(format!("disk-{}", uuid::Uuid::now_v7()));
-        disk::clone_file(disk.or(generation.disk_path().as_deref()).ok_or("no disk")?, &root_disk)?;
+        disk::clone_file(&generation.disk_path().ok_or("no disk")?, &root_disk)?;
         let spec = MachineSpec {
             vcpus: 1,
             memory_bytes: generation.manifest().memory_bytes,
@@ -149,11 +165,13 @@ impl Floor {
         Ok(Arc::new(generation))
     }
 
-    async fn end(&self, mut bare: Bare) -> Result<()> {
+    /// Ends a VM and removes what it had.
+    pub async fn end(&self, mut bare: Bare) -> Result<()> {
         let _ = bare.machine.quit().await;
         bare.process.kill()?;
         bare.process.wait()?;
         self.network.release(bare.slot);
+        std::fs::remove_file(bare.disk)?;
         Ok(())
     }
 }

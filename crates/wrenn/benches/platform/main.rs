@@ -96,11 +96,14 @@ async fn pause_and_resume(platform: &Platform, floor: &Floor) -> Measured {
     let id = platform.capsule().await?.id;
     platform.sh(id, "true").await?;
     let (mut paused, mut resumed, mut bare_paused, mut bare_resumed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut bare = floor.begin().await?;
     for _ in 0..ROUNDS {
-        let (save, restore) = floor.save_and_restore().await?;
+        let (save, restore, next) = floor.save_and_restore(bare).await?;
+        bare = next;
         bare_paused.push(save);
         bare_resumed.push(restore);
         tokio::time::sleep(REST).await;
+        floor.flush()?;
         let started = Instant::now();
         platform.pause(id).await?;
         paused.push(started.elapsed());
@@ -111,6 +114,7 @@ async fn pause_and_resume(platform: &Platform, floor: &Floor) -> Measured {
         resumed.push(started.elapsed());
         tokio::time::sleep(REST).await;
     }
+    floor.end(bare).await?;
     platform.destroy(id).await?;
     Ok(vec![
         Figure::ratio("resume.to_exec", median(&resumed), median(&bare_resumed), 1.4),
