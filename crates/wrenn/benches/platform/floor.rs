@@ -20,12 +20,14 @@ pub struct Floor {
     qemu: Qemu,
     network: Network,
     template: Arc<Generation>,
+    /// What the last round saved.
+    last: Arc<Generation>,
     modules: PathBuf,
     dir: PathBuf,
 }
 
 /// A restored, running VM.
-pub struct Bare {
+struct Bare {
     process: Process,
     machine: Box<dyn Machine>,
     slot: Slot,
@@ -51,6 +53,7 @@ impl Floor {
         Ok(Self {
             qemu: Qemu::find(None, accelerator(&template))?,
             network: adoption.finish().await,
+            last: template.clone(),
             template,
             modules: modules_disk(&pool.join("artifacts"))?,
             dir,
@@ -74,33 +77,28 @@ impl Floor {
         Ok(took)
     }
 
-    /// A VM in which a command has run.
-    pub async fn begin(&self) -> Result<Bare> {
-        let bare = self.restore(&self.template).await?;
+    /// Restores a VM, runs a command in it and saves it durably; then restores what was saved until that has run a
+    /// command. The next round goes on with it, so that it is as many generations away from the template as the
+    /// platform's capsule.
+    pub async fn save_and_restore(&mut self) -> Result<(Duration, Duration)> {
+        let bare = self.restore(&self.last).await?;
         sh_true(&bare.envd).await?;
-        Ok(bare)
-    }
-
-    /// Saves it durably, and restores what was saved until that has run a command again: another VM for the next
-    /// round, as many generations away from the template as the platform's capsule is.
-    pub async fn save_and_restore(&self, bare: Bare) -> Result<(Duration, Duration, Bare)> {
         bare.envd.prepare().await?;
         self.flush()?;
         let started = Instant::now();
         let generation = self.save(&bare).await?;
         let saved = started.elapsed();
-        let old = bare.base.clone();
         self.end(bare).await?;
         let started = Instant::now();
         let bare = self.restore(&generation).await?;
         sh_true(&bare.envd).await?;
         let restored = started.elapsed();
-        if let Base::Generation(old) = old
-            && old.id() != self.template.id()
-        {
+        self.end(bare).await?;
+        let old = std::mem::replace(&mut self.last, generation);
+        if old.id() != self.template.id() {
             std::fs::remove_dir_all(old.dir())?;
         }
-        Ok((saved, restored, bare))
+        Ok((saved, restored))
     }
 
     /// Writes out what the pool still owes its disk, so that a measurement pays for its own writes only.
@@ -165,8 +163,7 @@ impl Floor {
         Ok(Arc::new(generation))
     }
 
-    /// Ends a VM and removes what it had.
-    pub async fn end(&self, mut bare: Bare) -> Result<()> {
+    async fn end(&self, mut bare: Bare) -> Result<()> {
         let _ = bare.machine.quit().await;
         bare.process.kill()?;
         bare.process.wait()?;

@@ -35,12 +35,12 @@ async fn main() -> Verdict {
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let mut figures = Vec::new();
     let mut platform = Platform::start("0").await?;
-    let floor = Floor::open(&platform).await?;
+    let mut floor = Floor::open(&platform).await?;
     if wanted("create") {
         figures.extend(create(&platform, &floor).await?);
     }
     if wanted("resume") || wanted("pause") {
-        let measured = pause_and_resume(&platform, &floor).await?;
+        let measured = pause_and_resume(&platform, &mut floor).await?;
         figures.extend(measured.into_iter().filter(|figure| wanted(figure.group())));
     }
     if wanted("exec") {
@@ -92,14 +92,12 @@ async fn create_and_exec(platform: &Platform) -> Result<(Duration, CapsuleId), B
 }
 
 /// Pause until it is durable, and resume until the first `sh -c true` has ended, against bare QEMU.
-async fn pause_and_resume(platform: &Platform, floor: &Floor) -> Measured {
+async fn pause_and_resume(platform: &Platform, floor: &mut Floor) -> Measured {
     let id = platform.capsule().await?.id;
     platform.sh(id, "true").await?;
     let (mut paused, mut resumed, mut bare_paused, mut bare_resumed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut bare = floor.begin().await?;
     for _ in 0..ROUNDS {
-        let (save, restore, next) = floor.save_and_restore(bare).await?;
-        bare = next;
+        let (save, restore) = floor.save_and_restore().await?;
         bare_paused.push(save);
         bare_resumed.push(restore);
         tokio::time::sleep(REST).await;
@@ -114,7 +112,6 @@ async fn pause_and_resume(platform: &Platform, floor: &Floor) -> Measured {
         resumed.push(started.elapsed());
         tokio::time::sleep(REST).await;
     }
-    floor.end(bare).await?;
     platform.destroy(id).await?;
     Ok(vec![
         Figure::ratio("resume.to_exec", median(&resumed), median(&bare_resumed), 1.4),
