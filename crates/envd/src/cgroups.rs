@@ -72,7 +72,7 @@ impl Cgroups {
         self.write_freeze("1");
         let Some(root) = &self.root else { return };
         let deadline = Instant::now() + limits::FREEZING;
-        while !Group::ALL.iter().all(|group| is_frozen(&root.join(group.name()))) {
+        while !is_frozen(root) {
             if Instant::now() > deadline {
                 tracing::warn!("user processes did not freeze in time");
                 return;
@@ -88,10 +88,9 @@ impl Cgroups {
 
     fn write_freeze(&self, value: &str) {
         let Some(root) = &self.root else { return };
-        for group in Group::ALL {
-            if let Err(error) = fs::write(root.join(group.name()).join("cgroup.freeze"), value) {
-                tracing::warn!(%error, group = group.name(), "cgroup.freeze");
-            }
+        // What is below freezes and thaws with it (cgroup-v2, "cgroup.freeze").
+        if let Err(error) = fs::write(root.join("cgroup.freeze"), value) {
+            tracing::warn!(%error, "cgroup.freeze");
         }
     }
 }
@@ -105,13 +104,13 @@ fn build(mount: &Path, root: &Path) -> io::Result<()> {
             let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
         }
     }
+    // Whatever an earlier daemon left frozen.
+    let _ = fs::write(root.join("cgroup.freeze"), "0");
     for group in Group::ALL {
         let directory = root.join(group.name());
         fs::create_dir_all(&directory)?;
         let _ = fs::write(directory.join("cpu.weight"), group.cpu_weight());
         let _ = fs::write(directory.join("memory.high"), memory_high().unwrap_or_else(|| "max".into()));
-        // Whatever an earlier daemon left frozen.
-        let _ = fs::write(directory.join("cgroup.freeze"), "0");
         OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?;
     }
     Ok(())

@@ -45,6 +45,7 @@ impl Fleet {
             return Ok(Applied::Lost);
         };
         tracing::info!(capsule = %moved.id, from = %capsule.status, to = %moved.status, reason = ?moved.reason, "moved");
+        self.tell_waiting(moved.id);
         if let Some(pending) = pending {
             self.carry_out(pending);
         }

@@ -4,7 +4,7 @@ use crate::apply::{Applied, unsigned_ms};
 use crate::coalesce::Coalesce;
 use crate::hosts::Hosts;
 use crate::{Create, Cursor, Filter, Guest, Page, Resume, Route, Surface, Until, schedule};
-use bus::{Bus, Heard, Message};
+use bus::{Bus, Heard, Message, Subscription};
 use chrono::{DateTime, TimeDelta, Utc};
 use connectrpc::client::CallOptions;
 use lifecycle::server::{Event, Operation};
@@ -13,6 +13,7 @@ use proto::hostagent::v1 as wire;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{After, CapsuleQuery, Change, NewCapsule, Placement, Store, Task};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +36,8 @@ struct Inner {
     hosts: Hosts,
     active: Coalesce,
     tasks: TaskTracker,
+    /// Capsules this server moved: whoever waits for one here need not wait for the relay of its event.
+    moved: broadcast::Sender<CapsuleId>,
     /// Begin nothing new.
     stop: CancellationToken,
     /// Drop what is under way.
@@ -52,6 +55,7 @@ impl Fleet {
             hosts: Hosts::default(),
             active: Coalesce::default(),
             tasks: TaskTracker::new(),
+            moved: broadcast::Sender::new(bus::LISTENER_QUEUE),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
         }));
@@ -191,7 +195,7 @@ impl Fleet {
     pub async fn wait(&self, id: CapsuleId, until: Until, limit: Duration) -> Result<Capsule, Error> {
         let deadline = tokio::time::Instant::now() + limit;
         // Listening begins before looking, so that no change falls between the two.
-        let mut heard = self.0.bus.subscribe();
+        let (mut heard, mut moved) = (self.0.bus.subscribe(), self.0.moved.subscribe());
         loop {
             let capsule = self.store().capsule(id).await?.ok_or_else(|| Error::not_found("capsule"))?;
             let reached = match until {
@@ -202,10 +206,9 @@ impl Fleet {
                 return Ok(capsule);
             }
             let change = async {
-                while let Some(Heard::Message(message)) = heard.next().await {
-                    if message.subject == id.uuid() {
-                        break;
-                    }
+                tokio::select! {
+                    () = told_of(id, &mut heard) => {}
+                    () = moved_here(id, &mut moved) => {}
                 }
             };
             if tokio::time::timeout_at(deadline, change).await.is_err() {
@@ -275,6 +278,11 @@ impl Fleet {
         &self.0.bus
     }
 
+    pub(crate) fn tell_waiting(&self, moved: CapsuleId) {
+        // Nobody waits: nobody misses it.
+        let _ = self.0.moved.send(moved);
+    }
+
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
     }
@@ -331,4 +339,22 @@ fn wrong_status(operation: Operation, status: CapsuleStatus) -> Error {
         Operation::Create | Operation::Destroy => "it changed too often meanwhile",
     };
     Error::new(Code::InvalidState, format!("the capsule is {status}: {needed}"))
+}
+
+/// Returns when something happened to the capsule, or may have.
+async fn told_of(id: CapsuleId, heard: &mut Subscription) {
+    while let Some(Heard::Message(message)) = heard.next().await {
+        if message.subject == id.uuid() {
+            break;
+        }
+    }
+}
+
+/// As [`told_of`].
+async fn moved_here(id: CapsuleId, moved: &mut broadcast::Receiver<CapsuleId>) {
+    while let Ok(other) = moved.recv().await {
+        if other == id {
+            break;
+        }
+    }
 }

@@ -51,6 +51,7 @@ async fn main() -> Verdict {
     if wanted("create") {
         figures.extend(create_ready().await?);
     }
+    platform.down()?;
     print(&figures, json);
     if figures.iter().all(|figure| figure.ok) { Ok(()) } else { Err("a goal was missed".into()) }
 }
@@ -71,7 +72,7 @@ async fn create(platform: &Platform, floor: &Floor) -> Measured {
 
 /// Create with a ready VM until the first `sh -c true` has ended.
 async fn create_ready() -> Measured {
-    let platform = Platform::start("1").await?;
+    let mut platform = Platform::start("1").await?;
     let mut ours = Vec::new();
     for _ in 0..ROUNDS {
         // The next VM is made ready in the background.
@@ -80,6 +81,7 @@ async fn create_ready() -> Measured {
         ours.push(took);
         platform.destroy(id).await?;
     }
+    platform.kill()?;
     Ok(vec![Figure::limit("create.ready_to_exec", median(&ours), Duration::from_millis(200))])
 }
 

@@ -5,7 +5,7 @@ use crate::platform::Platform;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use sys::spawn::{Spawn, Stream};
+use sys::spawn::Spawn;
 
 /// Everything that a destroyed capsule, or a platform that is down, must not leave behind.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -122,18 +122,9 @@ pub async fn down_leaves_nothing(mut platform: Platform) -> Verdict {
     platform.capsule().await?;
     platform.kill()?;
     let instance = std::fs::read_to_string(platform.dir.join("instance"))?;
-    let dir = platform.dir.clone();
-    let mut down = Spawn::new(env!("CARGO_BIN_EXE_wrenn"))
-        .args(["down", "--dir"])
-        .arg(&dir)
-        .inherit_env()
-        .stdout(Stream::Inherit)
-        .stderr(Stream::Inherit)
-        .spawn()?;
-    if !down.wait()?.success() {
-        return Err("`wrenn down` failed".into());
-    }
-    let left = Footprint::of(&dir, instance.trim());
+    platform.down()?;
+    let dir = &platform.dir;
+    let left = Footprint::of(dir, instance.trim());
     let expected = Footprint { files: left.files.clone(), ..Footprint::default() };
     expected.compare(&left)
 }

@@ -77,6 +77,18 @@ impl Platform {
         Ok(())
     }
 
+    /// `wrenn down`, whether or not it still runs.
+    pub fn down(&self) -> Verdict {
+        let mut down = Spawn::new(env!("CARGO_BIN_EXE_wrenn"))
+            .args(["down", "--dir"])
+            .arg(&self.dir)
+            .inherit_env()
+            .stdout(Stream::Null)
+            .stderr(Stream::Inherit)
+            .spawn()?;
+        if down.wait()?.success() { Ok(()) } else { Err("`wrenn down` failed".into()) }
+    }
+
     /// A new capsule that runs.
     pub async fn capsule(&self) -> Result<Capsule, Box<dyn Error>> {
         let capsule = self.client.create(&CreateCapsule::default()).await?;
