@@ -1,17 +1,18 @@
 //! The checkout, and commands in it.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::{Outcome, process};
 
-/// Root of the checkout this task was compiled in.
+/// Root of the checkout this task runs for: cargo names it at every run. Where it was compiled may be gone, because
+/// checkouts can share a target directory.
 pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_owned()
+    let here = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    here.ancestors().nth(2).unwrap_or(&here).to_owned()
 }
 
 /// `cargo ARGUMENTS` with the toolchain that runs this task.
