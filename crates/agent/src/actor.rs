@@ -9,7 +9,7 @@ use crate::shared::{Shared, View, now_ms};
 use crate::vm::Vm;
 use crate::{limits, registry::Registry};
 use hostlink::SandboxEvent;
-use lifecycle::agent::{Command, Effect, Event, Machine, Operation, Report, Verdict};
+use lifecycle::agent::{Command, Effect, Event, Left, Machine, Operation, Report, Verdict};
 use model::{CapsuleStatus, EndReason, Lifetime};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ pub enum Message {
     },
     /// A new lifetime.
     SetLifetime(Lifetime, Reply),
+    /// Wait until it has been created.
+    Join(Reply),
     /// Leave the VM running and end: the agent is shutting down.
     Release(oneshot::Sender<()>),
 }
@@ -61,6 +63,11 @@ impl Handle {
     /// Sets the lifetime.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<View, Failure> {
         self.send(|reply| Message::SetLifetime(lifetime, reply)).await
+    }
+
+    /// Waits until it has been created; it may have moved on since.
+    pub async fn join(&self) -> Result<View, Failure> {
+        self.send(Message::Join).await
     }
 
     /// Lets go of the VM without ending it.
@@ -165,6 +172,7 @@ impl Actor {
                         self.command(command, lifetime, discard_memory, reply);
                     }
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
+                    Some(Message::Join(reply)) => self.join(reply),
                     Some(Message::Release(done)) => {
                         // What is under way reaches its stable point first.
                         while self.running.is_some() {
@@ -212,6 +220,14 @@ impl Actor {
             Verdict::Refused => drop(reply.send(Err(Failure::State(self.machine.status())))),
         }
         self.all(&effects);
+    }
+
+    fn join(&mut self, reply: Reply) {
+        match self.machine.status() {
+            CapsuleStatus::Starting => self.waiters.push(Waiter { operation: Operation::Create, reply }),
+            status @ CapsuleStatus::Stopping => drop(reply.send(Err(Failure::State(status)))),
+            _ => drop(reply.send(Ok(self.view()))),
+        }
     }
 
     async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply) {
@@ -273,11 +289,12 @@ impl Actor {
     async fn finish(&mut self, outcome: Outcome) {
         self.running = None;
         let operation = outcome.operation;
-        let event = match &outcome.result {
-            Ok(_) => Event::Done,
-            Err(_) => Event::Failed { vm_alive: outcome.vm.is_some() },
+        let event = match (&outcome.result, &outcome.vm) {
+            (Ok(_), _) => Event::Done,
+            (Err(_), Ok(_)) => Event::Failed(Left::Vm),
+            (Err(_), Err(why)) => Event::Failed(Left::Nothing(why.clone())),
         };
-        self.vm = outcome.vm;
+        self.vm = outcome.vm.ok();
         let (_, effects) = self.machine.on(&event);
         self.record.reason = self.machine.reason().cloned();
         let result = match outcome.result {

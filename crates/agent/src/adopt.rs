@@ -19,7 +19,7 @@ use uuid::Uuid;
 ///
 /// Nothing is ended while a record is damaged: it may be the one that names the VM.
 pub async fn end_unowned_vms(listing: &Listing, vms: &Path, runtime: &Path) {
-    if listing.damaged > 0 {
+    if !listing.damaged.is_empty() {
         return;
     }
     let owned: HashSet<Uuid> = listing.records.iter().filter_map(|record| vm_of(&record.place)).collect();
@@ -56,6 +56,7 @@ pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot
 
 /// Starts an actor for every record, with its VM where that still runs, and removes generations nobody needs.
 pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, mut slots: HashMap<u16, Slot>) {
+    registry.add_damaged(listing.damaged.iter().filter_map(|name| name.parse().ok()));
     let mut wanted = host.classes.adopt(host).await;
     wanted.extend(listing.records.iter().filter_map(|record| generation_of(&record.place)));
     let mut found = Vec::with_capacity(listing.records.len());
@@ -73,7 +74,7 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
         found.push((record, vm));
     }
     // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
-    if listing.damaged == 0
+    if listing.damaged.is_empty()
         && let Err(error) = host.shelf.collect(&wanted)
     {
         tracing::warn!(%error, "generations nobody needs could not be removed");

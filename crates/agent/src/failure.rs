@@ -1,7 +1,7 @@
 //! Why the agent could not do what it was asked to.
 
 use connectrpc::{ConnectError, ErrorCode};
-use model::CapsuleStatus;
+use model::{CapsuleId, CapsuleStatus};
 use uuid::Uuid;
 
 /// Why an operation on a capsule failed.
@@ -10,6 +10,11 @@ pub enum Failure {
     /// No such capsule on this host.
     #[error("capsule not found")]
     Unknown,
+    /// Its record cannot be read: it is left alone until it is destroyed or its record is put back.
+    #[error(
+        "the record of {0} on its host is damaged; put it back from a backup and restart the agent, or destroy the capsule"
+    )]
+    Damaged(CapsuleId),
     /// It cannot be done now.
     #[error("the capsule is {0}")]
     State(CapsuleStatus),
@@ -76,7 +81,7 @@ impl From<Failure> for ConnectError {
                 );
             }
             Failure::Stopping => ErrorCode::Unavailable,
-            Failure::Host { .. } => ErrorCode::Internal,
+            Failure::Host { .. } | Failure::Damaged(_) => ErrorCode::Internal,
         };
         ConnectError::new(code, failure.to_string())
     }

@@ -4,10 +4,12 @@
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::record::{Place, Record};
+use crate::registry::Registry;
 use crate::told::Purpose;
 use crate::vm::Vm;
 use lifecycle::agent::Operation;
 use memory::Generation;
+use model::{CapsuleId, EndReason};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -18,15 +20,15 @@ pub struct Outcome {
     pub operation: Operation,
     /// Where the capsule is now; `None` = gone.
     pub result: Result<Option<Place>, Failure>,
-    /// Its VM, when it has one.
-    pub vm: Option<Vm>,
+    /// Its VM, when it has one; else, after a failure, why not.
+    pub vm: Result<Vm, EndReason>,
 }
 
 impl Outcome {
     /// Of an operation that panicked. Its VM, if it had one, belongs to nobody now and is ended by the next start.
     pub fn panicked(error: &tokio::task::JoinError) -> Self {
         let failure = Failure::Host { step: "operation", why: error.to_string() };
-        Self { operation: Operation::Destroy, result: Err(failure), vm: None }
+        Self { operation: Operation::Destroy, result: Err(failure), vm: Err(EndReason::VmCrash) }
     }
 }
 
@@ -44,35 +46,40 @@ pub async fn run(
         Operation::Resume => started(&host, &record, resume(&host, &record).await).await,
         Operation::Pause => match vm {
             Some(vm) => pause(&host, &record, vm).await,
-            None => (Err(Failure::Unknown), None),
+            None => (Err(Failure::Unknown), Err(EndReason::VmCrash)),
         },
         Operation::Destroy => {
             if let Some(vm) = vm {
                 vm.end(&host).await;
             }
             free_generation(&host, &record.place, None);
-            (forget(&host, &record).await.map(|()| None), None)
+            (remove(&host, record.id).await.map(|()| None), Err(EndReason::User))
         }
     };
     Outcome { operation, result, vm }
 }
 
-type Ended = (Result<Option<Place>, Failure>, Option<Vm>);
+type Ended = (Result<Option<Place>, Failure>, Result<Vm, EndReason>);
 
 /// Writes down that it runs; a VM that cannot be found again after a restart is not kept.
 async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> Ended {
     let vm = match vm {
         Ok(vm) => vm,
-        Err(failure) => return (Err(failure), None),
+        Err(failure) => return not_started(failure),
     };
     let place = vm.place();
     match save(host, Record { place: place.clone(), reason: None, ..record.clone() }).await {
-        Ok(()) => (Ok(Some(place)), Some(vm)),
+        Ok(()) => (Ok(Some(place)), Ok(vm)),
         Err(failure) => {
             vm.end(host).await;
-            (Err(failure), None)
+            not_started(failure)
         }
     }
+}
+
+fn not_started(failure: Failure) -> Ended {
+    let why = EndReason::StartFailed(failure.to_string());
+    (Err(failure), Err(why))
 }
 
 /// Replaces the capsule's record, durably.
@@ -82,8 +89,15 @@ pub async fn save(host: &Host, record: Record) -> Result<(), Failure> {
     saved.map_err(Failure::at("saving the record"))?.map_err(Failure::at("saving the record"))
 }
 
-async fn forget(host: &Host, record: &Record) -> Result<(), Failure> {
-    let (records, id) = (host.records.clone(), record.id);
+/// Forgets a capsule whose record cannot be read. What it had is nobody's then, and is freed by the next start.
+pub async fn forget_damaged(host: &Host, registry: &Registry, id: CapsuleId) -> Result<(), Failure> {
+    remove(host, id).await?;
+    registry.forget(id);
+    Ok(())
+}
+
+async fn remove(host: &Host, id: CapsuleId) -> Result<(), Failure> {
+    let records = host.records.clone();
     let removed = tokio::task::spawn_blocking(move || records.remove(id)).await;
     removed.map_err(Failure::at("removing the record"))?.map_err(Failure::at("removing the record"))
 }
@@ -126,7 +140,7 @@ async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Fai
 
 /// Lets it run and gives it its identity; ends it when that fails.
 async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose) -> Result<Vm, Failure> {
-    match vm.wake(record, purpose).await {
+    match vm.wake(host, record, purpose).await {
         Ok(()) => Ok(vm),
         Err(failure) => {
             let failure = vm.explain(failure);
@@ -145,14 +159,15 @@ async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> Ended {
             // The capsule is safe on the disk; nobody has to wait until its VM is gone.
             let owner = host.clone();
             host.tasks.spawn(async move { vm.end(&owner).await });
-            (Ok(Some(place)), None)
+            (Ok(Some(place)), Err(EndReason::User))
         }
         Err(failure) => match vm.carry_on(record).await {
-            Ok(()) => (Err(failure), Some(vm)),
+            Ok(()) => (Err(failure), Ok(vm)),
             Err(second) => {
                 tracing::error!(capsule = %record.id, failure = %second, "could not go on after a failed pause");
+                let why = if vm.alive() { EndReason::VmCrash } else { vm.exited().await };
                 vm.end(host).await;
-                (Err(failure), None)
+                (Err(failure), Err(why))
             }
         },
     }

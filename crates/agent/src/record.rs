@@ -100,8 +100,8 @@ impl Record {
 pub struct Listing {
     /// Every readable record.
     pub records: Vec<Record>,
-    /// How many could not be read. What they name is unknown, so nothing may be cleaned up.
-    pub damaged: usize,
+    /// Names of those that could not be read. What they own is unknown, so nothing may be cleaned up.
+    pub damaged: Vec<String>,
 }
 
 /// Where records are kept: `DIR/ID/record.json`.
@@ -136,12 +136,13 @@ impl Records {
     pub fn list(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
         for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path().join(FILE);
+            let dir = entry?;
+            let path = dir.path().join(FILE);
             match fs::read(&path) {
                 Ok(bytes) => match serde_json::from_slice(&bytes) {
                     Ok(record) => listing.records.push(record),
                     Err(error) => {
-                        listing.damaged += 1;
+                        listing.damaged.push(dir.file_name().to_string_lossy().into_owned());
                         tracing::error!(path = %path.display(), %error, "capsule record is damaged");
                     }
                 },
@@ -196,7 +197,7 @@ mod tests {
         fs::create_dir_all(dir.path().join("capsules/broken"))?;
         fs::write(dir.path().join("capsules/broken/record.json"), b"{\"id\":")?;
         let Listing { records: mut listed, damaged } = records.list()?;
-        assert_eq!(damaged, 1);
+        assert_eq!(damaged, ["broken"]);
         listed.sort_by_key(|r| r.status() != CapsuleStatus::Running);
         assert_eq!(listed, [running.clone(), paused]);
         records.remove(running.id)?;

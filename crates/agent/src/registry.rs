@@ -4,44 +4,70 @@ use crate::actor::Handle;
 use crate::failure::Failure;
 use crate::limits;
 use model::CapsuleId;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// All capsules. Clones share the map.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<HashMap<CapsuleId, Handle>>>);
+pub struct Registry(Arc<Mutex<Rows>>);
+
+#[derive(Default)]
+struct Rows {
+    handles: HashMap<CapsuleId, Handle>,
+    /// Those whose record cannot be read: they are there, and nobody knows how.
+    damaged: BTreeSet<CapsuleId>,
+}
 
 impl Registry {
+    /// Adds capsules of which nothing but the id is known.
+    pub fn add_damaged(&self, ids: impl IntoIterator<Item = CapsuleId>) {
+        self.lock().damaged.extend(ids);
+    }
+
     /// The capsule with this id.
     pub fn get(&self, id: CapsuleId) -> Result<Handle, Failure> {
-        self.lock().get(&id).cloned().ok_or(Failure::Unknown)
+        let rows = self.lock();
+        if rows.damaged.contains(&id) {
+            return Err(Failure::Damaged(id));
+        }
+        rows.handles.get(&id).cloned().ok_or(Failure::Unknown)
     }
 
     /// Every capsule.
     pub fn all(&self) -> Vec<Handle> {
-        self.lock().values().cloned().collect()
+        self.lock().handles.values().cloned().collect()
+    }
+
+    /// Those whose record is damaged.
+    pub fn damaged(&self) -> Vec<CapsuleId> {
+        self.lock().damaged.iter().copied().collect()
     }
 
     /// Adds a capsule made by `make`, or returns the one that is there.
     pub fn get_or_insert(&self, id: CapsuleId, make: impl FnOnce() -> Handle) -> Result<(Handle, bool), Failure> {
-        let mut map = self.lock();
-        if let Some(handle) = map.get(&id) {
+        let mut rows = self.lock();
+        if rows.damaged.contains(&id) {
+            return Err(Failure::Damaged(id));
+        }
+        if let Some(handle) = rows.handles.get(&id) {
             return Ok((handle.clone(), false));
         }
-        if map.len() >= limits::CAPSULES {
+        if rows.handles.len() >= limits::CAPSULES {
             return Err(Failure::Full);
         }
         let handle = make();
-        map.insert(id, handle.clone());
+        rows.handles.insert(id, handle.clone());
         Ok((handle, true))
     }
 
     /// Forgets a capsule that is gone. Called last, so that nobody can use its id while parts of it remain.
     pub fn forget(&self, id: CapsuleId) {
-        self.lock().remove(&id);
+        let mut rows = self.lock();
+        rows.handles.remove(&id);
+        rows.damaged.remove(&id);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CapsuleId, Handle>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Rows> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

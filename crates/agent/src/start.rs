@@ -17,7 +17,7 @@ use futures_util::{StreamExt, stream};
 use image::{Artifacts, Progress};
 use lifecycle::agent::Command;
 use memory::Shelf;
-use network::{Network, NetworkOptions};
+use network::{Network, NetworkOptions, Orphans};
 use proto::hostagent::v1::HostAgentServiceExt;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -222,7 +222,9 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     };
     let adoption = Network::open(slots).await?;
     let kept = adopt::slots(&adoption, &listing.records).await;
-    let network = adoption.finish().await;
+    // Nothing is given up while a record is damaged: it may be the one that names its owner.
+    let orphans = if listing.damaged.is_empty() { Orphans::Remove } else { Orphans::Keep };
+    let network = adoption.finish(orphans).await;
     let host = Arc::new(Host {
         program: options.program,
         runtime,

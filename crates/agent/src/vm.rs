@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -37,6 +38,8 @@ pub struct Vm {
     envd: Envd,
     booted: bool,
     gone: CancellationToken,
+    /// The draft of its next generation, begun while nobody waits for it.
+    ahead: Option<JoinHandle<Option<Draft>>>,
 }
 
 impl Vm {
@@ -123,6 +126,7 @@ impl Vm {
             _space: Some(space),
             booted: true,
             gone: CancellationToken::new(),
+            ahead: None,
         })
     }
 
@@ -152,6 +156,7 @@ impl Vm {
             _space: host.pool.admit(limits::ADMIT_DISK).ok(),
             booted: false,
             gone: CancellationToken::new(),
+            ahead: None,
         };
         // A pause that the restart cut short left it stopped.
         if let Err(failure) = vm.carry_on(record).await {
@@ -191,7 +196,7 @@ impl Vm {
     }
 
     /// Lets it run and tells its guest who it is. Nothing of the user's runs in the guest before that.
-    pub async fn wake(&mut self, record: &Record, purpose: Purpose) -> Result<(), Failure> {
+    pub async fn wake(&mut self, host: &Arc<Host>, record: &Record, purpose: Purpose) -> Result<(), Failure> {
         self.envd = envd(&self.slot, record.identity.access_token.clone());
         self.apply_policy(record).await?;
         if self.booted {
@@ -199,7 +204,9 @@ impl Vm {
         } else {
             self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
         }
-        self.configure(record, purpose).await
+        self.configure(record, purpose).await?;
+        self.draft_ahead(host);
+        Ok(())
     }
 
     async fn apply_policy(&mut self, record: &Record) -> Result<(), Failure> {
@@ -268,9 +275,8 @@ impl Vm {
     /// Quiesces the guest, stops the VM and writes a generation. The VM stays stopped, whatever comes of it.
     pub async fn save(&mut self, host: &Arc<Host>, labels: BTreeMap<String, String>) -> Result<Generation, Failure> {
         let began = Instant::now();
-        let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
-        let draft = blocking("beginning the generation", move || Draft::begin(&dir, &base));
-        let (draft, ()) = tokio::join!(draft, self.quiesce());
+        let ahead = self.ahead.take();
+        let (draft, ()) = tokio::join!(draft(host, self.base.clone(), ahead), self.quiesce());
         let draft = draft?;
         // A draft that had to copy all memory may have outlasted the standstill.
         if began.elapsed() > limits::STANDSTILL {
@@ -298,6 +304,15 @@ impl Vm {
         .await?;
         tracing::info!(vm = %self.id, generation = %generation.id(), ?report, "saved");
         Ok(generation)
+    }
+
+    /// Begins the next generation soon: a clone of much-written memory takes as long as a small pause.
+    fn draft_ahead(&mut self, host: &Arc<Host>) {
+        let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
+        self.ahead = Some(tokio::spawn(async move {
+            tokio::time::sleep(limits::DRAFT_AHEAD).await;
+            tokio::task::spawn_blocking(move || Draft::begin(&dir, &base).ok()).await.ok().flatten()
+        }));
     }
 
     /// Asks the guest to stand still. Idle connections close with it, while the guest can still take part in that.
@@ -346,6 +361,10 @@ impl Vm {
     pub async fn end(self, host: &Arc<Host>) {
         self.gone.cancel();
         drop(self.envd);
+        if let Some(ahead) = self.ahead {
+            ahead.abort();
+            let _ = tokio::task::spawn_blocking(move || drop(ahead)).await;
+        }
         let _ = tokio::time::timeout(limits::GUEST_ATTEMPT, self.machine.quit()).await;
         if let Err(error) = self.keeper.kill().await {
             tracing::error!(vm = %self.id, %error, "the VMM may still run");
@@ -354,6 +373,18 @@ impl Vm {
         let dirs = Dirs::of(host, self.id);
         let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
     }
+}
+
+/// The draft that was begun ahead, or a new one.
+async fn draft(host: &Host, base: Base, ahead: Option<JoinHandle<Option<Draft>>>) -> Result<Draft, Failure> {
+    if let Some(ahead) = ahead {
+        ahead.abort();
+        if let Ok(Some(draft)) = ahead.await {
+            return Ok(draft);
+        }
+    }
+    let dir = host.shelf.dir().to_owned();
+    blocking("beginning the generation", move || Draft::begin(&dir, &base)).await
 }
 
 /// What [`Vm::attach`] needs of the processes and files of a VM.

@@ -47,7 +47,7 @@ impl Fleet {
         tracing::info!(capsule = %moved.id, from = %capsule.status, to = %moved.status, reason = ?moved.reason, "moved");
         self.tell_waiting(moved.id);
         if let Some(pending) = pending {
-            self.carry_out(pending);
+            self.carry_out(pending, moved.clone());
         }
         if effect == Some(Effect::Clean) {
             self.clean(moved.clone());

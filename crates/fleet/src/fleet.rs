@@ -102,7 +102,7 @@ impl Fleet {
         let choose = |loads: &[store::HostLoad]| schedule::choose(loads, size);
         match self.store().place(new, limits::TEAM_CAPSULES_MAX, choose).await? {
             Placement::Placed(capsule, pending) => {
-                self.carry_out(pending);
+                self.carry_out(pending, (*capsule).clone());
                 Ok(*capsule)
             }
             Placement::NoHost => Err(no_host(size)),

@@ -64,8 +64,8 @@ impl Fleet {
     async fn go_on(&self, host: HostId) -> Result<(), StoreError> {
         for pending in self.store().operations().await? {
             let capsule = self.store().capsule(pending.capsule).await?;
-            if capsule.is_some_and(|capsule| capsule.host == host) {
-                self.carry_out(pending);
+            if let Some(capsule) = capsule.filter(|capsule| capsule.host == host) {
+                self.carry_out(pending, capsule);
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use chrono::Utc;
 use connectrpc::client::CallOptions;
 use connectrpc::{ConnectError, ErrorCode};
 use hostlink::AgentLink;
-use lifecycle::server::{Event, Failure, Operation};
+use lifecycle::server::{Event, Failure, Operation, Seen};
 use model::{Capsule, EndReason};
 use proto::hostagent::v1 as wire;
 use std::time::Duration;
@@ -21,8 +21,8 @@ const START_CALL: Duration = Duration::from_mins(5);
 const PAUSE_CALL: Duration = Duration::from_mins(5);
 /// Limit of one destroy.
 const DESTROY_CALL: Duration = Duration::from_mins(1);
-/// Limit of the question whether a capsule is alive.
-const PING_CALL: Duration = Duration::from_secs(10);
+/// Limit of the question how a capsule is.
+const LIST_CALL: Duration = Duration::from_secs(10);
 /// Pause before the second try; doubled for each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// Longest pause between tries.
@@ -39,10 +39,11 @@ enum Tried {
 impl Fleet {
     /// Carries an operation out in the background. It ends when the operation does, or loses its race, or the
     /// server stops; then its row remains and the next server goes on.
-    pub(crate) fn carry_out(&self, pending: Pending) {
+    pub(crate) fn carry_out(&self, pending: Pending, capsule: Capsule) {
         let fleet = self.clone();
         self.spawn(async move {
-            while let Err(error) = fleet.carry_through(&pending).await {
+            let mut capsule = Some(capsule);
+            while let Err(error) = fleet.carry_through(&pending, capsule.take()).await {
                 tracing::error!(capsule = %pending.capsule, %error, "an operation is held up by the database");
                 if !fleet.back_off(u32::MAX).await {
                     break;
@@ -51,10 +52,15 @@ impl Fleet {
         });
     }
 
-    async fn carry_through(&self, pending: &Pending) -> Result<(), StoreError> {
+    /// `known` is the capsule as it began; without it, it is looked up.
+    async fn carry_through(&self, pending: &Pending, mut known: Option<Capsule>) -> Result<(), StoreError> {
         let mut attempt = pending.attempt;
         loop {
-            let Some(capsule) = self.store().capsule(pending.capsule).await? else { return Ok(()) };
+            let capsule = match known.take() {
+                Some(capsule) => Some(capsule),
+                None => self.store().capsule(pending.capsule).await?,
+            };
+            let Some(capsule) = capsule else { return Ok(()) };
             if capsule.revision != pending.revision {
                 return Ok(());
             }
@@ -145,12 +151,22 @@ async fn pause(link: &AgentLink, capsule: &Capsule) -> Tried {
         Err(error) => error,
     };
     tracing::warn!(capsule = %capsule.id, %error, "pause failed");
-    let request = wire::PingSandboxRequest { sandbox_id: capsule.id.to_string(), ..Default::default() };
-    match link.rpc().ping_sandbox_with_options(request, within(PING_CALL)).await {
-        Ok(_) => failed(Operation::Pause, EndReason::VmCrash, true),
-        Err(error) if is_open(&error) => Tried::Open(error),
-        Err(_) => failed(Operation::Pause, EndReason::VmCrash, false),
+    match look(link, capsule).await {
+        Ok(Some(Seen::Running)) => failed(Operation::Pause, EndReason::VmCrash, true),
+        // Its lifetime ended it first.
+        Ok(Some(Seen::Paused(_))) => done(Operation::Pause, None),
+        Ok(Some(Seen::Dead(reason))) => failed(Operation::Pause, reason, false),
+        Ok(None) => failed(Operation::Pause, EndReason::VmCrash, false),
+        Ok(Some(Seen::Busy)) => Tried::Open(error),
+        Err(unanswered) => Tried::Open(unanswered),
     }
+}
+
+/// How its host sees a capsule; `None` when it does not know it.
+async fn look(link: &AgentLink, capsule: &Capsule) -> Result<Option<Seen>, ConnectError> {
+    let list = link.rpc().list_sandboxes_with_options(wire::ListSandboxesRequest::default(), within(LIST_CALL)).await?;
+    let id = capsule.id.to_string();
+    Ok(list.into_owned().sandboxes.iter().find(|sandbox| sandbox.sandbox_id == id).map(convert::seen))
 }
 
 /// Every answer but "gone" leaves it open: a capsule counts as stopped when its host confirms it, not before.

@@ -39,13 +39,19 @@ pub enum Event {
     LifetimeEnded(AtEnd),
     /// The running operation succeeded.
     Done,
-    /// The running operation failed; whether its VM still runs.
-    Failed {
-        /// After a failed pause the VM usually does.
-        vm_alive: bool,
-    },
+    /// The running operation failed.
+    Failed(Left),
     /// The VMM ended without being asked to.
     VmExited(EndReason),
+}
+
+/// What a failed operation leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// Its VM runs on: most often so after a failed pause.
+    Vm,
+    /// No VM, for this reason.
+    Nothing(EndReason),
 }
 
 /// A capsule on its host.
@@ -131,7 +137,7 @@ impl Machine {
             }
             Event::LifetimeEnded(_) => (Verdict::Refused, vec![]),
             Event::Done => (Verdict::Reached, self.done()),
-            Event::Failed { vm_alive } => (Verdict::Refused, self.failed(*vm_alive)),
+            Event::Failed(left) => (Verdict::Refused, self.failed(left)),
             Event::VmExited(why) => (Verdict::Reached, self.vm_exited(why)),
         }
     }
@@ -157,7 +163,10 @@ impl Machine {
             _ => (Verdict::Refused, None),
         };
         let effects = operation.map(|operation| {
-            self.reason = Some(EndReason::User);
+            // A resume that fails leaves it paused for the reason it was.
+            if operation != Operation::Resume {
+                self.reason = Some(EndReason::User);
+            }
             self.begin(operation)
         });
         (verdict, effects.into_iter().collect())
@@ -189,19 +198,24 @@ impl Machine {
         self.then(report)
     }
 
-    fn failed(&mut self, vm_alive: bool) -> Vec<Effect> {
+    fn failed(&mut self, left: &Left) -> Vec<Effect> {
         use CapsuleStatus as S;
-        self.status = match self.status {
-            S::Resuming => S::Paused,
-            S::Pausing if vm_alive => S::Running,
+        let before = self.reason.clone();
+        // Whoever asked for a pause hears of the loss in the answer; a pause by itself has nobody who does.
+        let unasked = self.status == S::Pausing && before == Some(EndReason::Ttl);
+        let (status, reason) = match (self.status, left) {
+            (S::Resuming, _) => (S::Paused, before),
+            (S::Pausing, Left::Vm) => (S::Running, None),
+            (S::Starting | S::Pausing, Left::Nothing(why)) => (S::Error, Some(why.clone())),
             // Freeing, too, is repeated by whoever still wants it gone.
-            S::Starting | S::Pausing | S::Stopping => S::Error,
-            other => other,
+            (S::Starting | S::Stopping, _) => (S::Error, before),
+            (other, _) => (other, before),
         };
-        if self.status == S::Running && !self.destroy_next {
-            self.reason = None;
+        self.status = status;
+        if !self.destroy_next {
+            self.reason = reason;
         }
-        self.then(None)
+        self.then((unasked && status == S::Error).then_some(Report::Crashed))
     }
 
     fn vm_exited(&mut self, why: &EndReason) -> Vec<Effect> {
@@ -237,7 +251,8 @@ mod tests {
             Just(Event::LifetimeEnded(AtEnd::Pause)),
             Just(Event::LifetimeEnded(AtEnd::Kill)),
             Just(Event::Done),
-            any::<bool>().prop_map(|vm_alive| Event::Failed { vm_alive }),
+            Just(Event::Failed(Left::Vm)),
+            Just(Event::Failed(Left::Nothing(EndReason::VmCrash))),
             Just(Event::VmExited(EndReason::VmCrash)),
         ]
     }
@@ -251,7 +266,7 @@ mod tests {
             let mut running = Some(first);
             let mut destroy_accepted = false;
             for event in events {
-                if matches!(event, Event::Done | Event::Failed { .. }) && running.take().is_none() {
+                if matches!(event, Event::Done | Event::Failed(_)) && running.take().is_none() {
                     continue;
                 }
                 let (verdict, effects) = machine.on(&event);
@@ -293,7 +308,28 @@ mod tests {
     fn a_failed_pause_leaves_it_running() {
         let mut machine = Machine::at(CapsuleStatus::Running);
         machine.on(&Event::Command(Command::Pause));
-        machine.on(&Event::Failed { vm_alive: true });
+        machine.on(&Event::Failed(Left::Vm));
         assert_eq!((machine.status(), machine.reason()), (CapsuleStatus::Running, None));
+    }
+
+    #[test]
+    fn a_failure_keeps_the_reason_that_counts() {
+        let died = Event::Failed(Left::Nothing(EndReason::HostOom));
+        let mut machine = Machine::at(CapsuleStatus::Running);
+        machine.on(&Event::Command(Command::Pause));
+        assert_eq!(machine.on(&died).1, []);
+        assert_eq!((machine.status(), machine.reason()), (CapsuleStatus::Error, Some(&EndReason::HostOom)));
+
+        let mut machine = Machine::at(CapsuleStatus::Running);
+        machine.on(&Event::LifetimeEnded(AtEnd::Pause));
+        assert_eq!(machine.on(&died).1, [Effect::Report(Report::Crashed)]);
+        assert_eq!(machine.reason(), Some(&EndReason::HostOom));
+
+        let mut machine = Machine::at(CapsuleStatus::Running);
+        machine.on(&Event::LifetimeEnded(AtEnd::Pause));
+        machine.on(&Event::Done);
+        machine.on(&Event::Command(Command::Resume));
+        machine.on(&died);
+        assert_eq!((machine.status(), machine.reason()), (CapsuleStatus::Paused, Some(&EndReason::Ttl)));
     }
 }

@@ -33,7 +33,7 @@ pub use dns::Resolvers;
 pub use firewall::{Finding, Firewall, host_firewalls};
 pub use instance::{BadInstanceId, InstanceId};
 pub use limits::{MAX_FLOWS, MAX_SLOTS};
-pub use network::{AcquireError, AdoptError, Adoption, Network, NetworkOptions, OpenError};
+pub use network::{AcquireError, AdoptError, Adoption, Network, NetworkOptions, OpenError, Orphans};
 pub use nft::NftError;
 pub use policy::{BadPolicy, Policy, PolicyError};
 pub use reclaim::{DestroyError, destroy_all};

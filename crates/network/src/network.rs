@@ -85,6 +85,15 @@ pub struct Adoption {
     existing: BTreeSet<SlotIndex>,
 }
 
+/// What becomes of slots nobody adopted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orphans {
+    /// They are removed.
+    Remove,
+    /// They stay as they are, unused: somebody may belong to them.
+    Keep,
+}
+
 /// The slots of one instance. Cheap to clone.
 #[derive(Clone)]
 pub struct Network {
@@ -122,12 +131,17 @@ impl Adoption {
         adopted
     }
 
-    /// Removes every slot nobody adopted and begins to prepare new ones.
-    pub async fn finish(self) -> Network {
+    /// Deals with the slots nobody adopted and begins to prepare new ones.
+    pub async fn finish(self, orphans: Orphans) -> Network {
         let inner = &self.network.inner;
-        let orphans: Vec<_> = self.existing.into_iter().filter(|index| !inner.stock().is_taken(*index)).collect();
+        let mut removed: Vec<_> = self.existing.into_iter().filter(|index| !inner.stock().is_taken(*index)).collect();
+        if orphans == Orphans::Keep {
+            for index in removed.drain(..) {
+                inner.stock().claim_exactly(index);
+            }
+        }
         for (index, error) in
-            reclaim::remove(&inner.host, orphans.iter().map(|index| (*index, inner.plan(*index)))).await
+            reclaim::remove(&inner.host, removed.iter().map(|index| (*index, inner.plan(*index)))).await
         {
             tracing::warn!(index, %error, "cannot remove a slot of a former process; it stays unused");
             inner.stock().claim_exactly(index);

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use lab::{Guest, Lab, on_a_host};
-use network::{Network, Policy, Resolvers};
+use network::{Network, Orphans, Policy, Resolvers};
 
 const SERVER: (std::net::Ipv4Addr, u16) = (network::GATEWAY_ADDRESS, 53);
 const REFUSED: u8 = 5;
@@ -75,7 +75,7 @@ fn write_message(stream: &mut TcpStream, message: &[u8]) {
 
 async fn network(lab: &Lab, resolvers: Vec<SocketAddr>) -> Network {
     let options = network::NetworkOptions { resolvers: Resolvers::Fixed(resolvers), ..lab.options(0) };
-    Network::open(options).await.unwrap().finish().await
+    Network::open(options).await.unwrap().finish(Orphans::Remove).await
 }
 
 fn ask(guest: &Guest, message: &[u8]) -> std::io::Result<Vec<u8>> {

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lab::{Guest, INTERNET, Lab, PORT, namespaces, on_a_host};
-use network::{AdoptError, Network, Policy};
+use network::{AdoptError, Network, Orphans, Policy};
 
 fn assert_nothing_left(lab: &Lab) {
     assert_eq!(namespaces(&lab.instance), [] as [String; 0]);
@@ -51,12 +51,20 @@ fn a_slot_outlives_the_process_that_acquired_it() {
         drop((kept, lost));
         network.close().await;
 
+        // Somebody who cannot tell whose they are keeps all of them, and gives none away.
+        let before = namespaces(&lab.instance);
+        let network = lab.adoption().await.finish(Orphans::Keep).await;
+        let another = network.acquire().await.unwrap();
+        assert!(before.iter().all(|name| namespaces(&lab.instance).contains(name) && *name != another.namespace()));
+        drop(another);
+        network.close().await;
+
         let adoption = lab.adoption().await;
         let policy = Policy { deny: vec!["9.9.9.9".parse().unwrap()], ..Policy::default() };
         let slot = adoption.adopt(index, policy).await.unwrap();
         assert!(matches!(adoption.adopt(index, Policy::default()).await, Err(AdoptError::Twice(_))));
         assert!(matches!(adoption.adopt(9999, Policy::default()).await, Err(AdoptError::Gone(_))));
-        let network = adoption.finish().await;
+        let network = adoption.finish(Orphans::Remove).await;
         assert_eq!(namespaces(&lab.instance), [slot.namespace()]);
         assert_ne!(index, lost_index);
         guest.visit(INTERNET).unwrap();
@@ -79,7 +87,7 @@ fn names_without_a_namespace_are_not_adopted() {
         std::fs::File::create(format!("/run/netns/wr{}-3", lab.instance)).unwrap();
         let adoption = lab.adoption().await;
         assert!(matches!(adoption.adopt(3, Policy::default()).await, Err(AdoptError::Gone(3))));
-        let network = adoption.finish().await;
+        let network = adoption.finish(Orphans::Remove).await;
         assert_eq!(namespaces(&lab.instance), [] as [String; 0]);
         network.destroy_all().await.unwrap();
     });
@@ -92,7 +100,11 @@ fn instances_do_not_meet() {
         let other_instance = lab::random_instance();
         let _names = lab::Names(other_instance.clone());
         let network = lab.network(0).await;
-        let other = Network::open(lab::options(&other_instance, other_home.path(), 0)).await.unwrap().finish().await;
+        let other = Network::open(lab::options(&other_instance, other_home.path(), 0))
+            .await
+            .unwrap()
+            .finish(Orphans::Remove)
+            .await;
         let (slot, other_slot) = (network.acquire().await.unwrap(), other.acquire().await.unwrap());
         let (guest, other_guest) = (Guest::boot(&slot), Guest::boot(&other_slot));
         assert_eq!(slot.index(), other_slot.index());

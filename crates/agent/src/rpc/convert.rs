@@ -58,6 +58,11 @@ fn wire_lifetime(lifetime: Lifetime) -> wire::Lifetime {
     wire::Lifetime { rule: Some(rule), action: action.into(), ..Default::default() }
 }
 
+/// A capsule of which nothing but the id is known. Its status is none that anybody acts upon.
+pub fn damaged(id: CapsuleId) -> wire::Sandbox {
+    wire::Sandbox { sandbox_id: id.to_string(), status: "unknown".to_owned(), ..Default::default() }
+}
+
 /// A capsule as the wire shows it.
 pub fn sandbox(host: &Host, view: &View, last_active_unix_ms: u64) -> wire::Sandbox {
     let record = &view.record;

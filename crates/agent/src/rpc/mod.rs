@@ -6,7 +6,7 @@ mod relay;
 use crate::actor;
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
+use crate::operations;
 use crate::record::{Identity, Place, Record};
 use crate::registry::Registry;
 use crate::shared::{Lease, now_ms};
@@ -37,7 +37,7 @@ impl Service {
         Ok(handle.shared.lease(model::limits::HOLD).await?)
     }
 
-    async fn command(&self, id: &str, command: Command) -> Result<wire::Sandbox, ConnectError> {
+    async fn command(&self, id: &str, command: Command) -> Result<wire::Sandbox, Failure> {
         let handle = self.registry.get(identifier(id)?)?;
         let view = handle.ask(command, None, false).await?;
         Ok(sandbox(&self.host, &view, handle.shared.last_active_ms()))
@@ -48,14 +48,9 @@ impl Service {
         let record = self.new_record(id, &request)?;
         let (reply, answer) = tokio::sync::oneshot::channel();
         let make = || actor::create(&self.host, &self.registry, record, reply);
-        let (handle, _) = self.registry.get_or_insert(id, make)?;
-        // A repeated create joins the first: it waits for the same start, and its own `reply` was dropped.
-        let view = if let Ok(result) = answer.await {
-            result?
-        } else {
-            handle.shared.lease(limits::GUEST_BOOT).await?;
-            handle.shared.view()
-        };
+        let (handle, new) = self.registry.get_or_insert(id, make)?;
+        // A repeated create waits for the same start.
+        let view = if new { answer.await.map_err(|_| Failure::Stopping)?? } else { handle.join().await? };
         Ok(sandbox(&self.host, &view, handle.shared.last_active_ms()))
     }
 
@@ -131,7 +126,10 @@ impl wire::HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, wire::DestroySandboxRequest>,
     ) -> ServiceResult<wire::DestroySandboxResponse> {
-        self.command(request.sandbox_id, Command::Destroy).await?;
+        match self.command(request.sandbox_id, Command::Destroy).await {
+            Err(Failure::Damaged(id)) => operations::forget_damaged(&self.host, &self.registry, id).await?,
+            destroyed => drop(destroyed?),
+        }
         Response::ok(wire::DestroySandboxResponse::default())
     }
 
@@ -141,8 +139,8 @@ impl wire::HostAgentService for Service {
         _: ServiceRequest<'_, wire::ListSandboxesRequest>,
     ) -> ServiceResult<wire::ListSandboxesResponse> {
         let handles = self.registry.all();
-        let sandboxes =
-            handles.iter().map(|h| sandbox(&self.host, &h.shared.view(), h.shared.last_active_ms())).collect();
+        let sandboxes = handles.iter().map(|h| sandbox(&self.host, &h.shared.view(), h.shared.last_active_ms()));
+        let sandboxes = sandboxes.chain(self.registry.damaged().into_iter().map(convert::damaged)).collect();
         Response::ok(wire::ListSandboxesResponse { sandboxes, ..Default::default() })
     }
 

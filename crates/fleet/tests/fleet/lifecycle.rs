@@ -100,10 +100,12 @@ async fn a_failed_pause_depends_on_what_is_left() {
     assert_eq!((running.status, running.reason), (CapsuleStatus::Running, None), "it still answers");
 
     server.agent.fail("pause", refused(ErrorCode::Internal));
-    server.agent.fail("ping", refused(ErrorCode::NotFound));
+    if let Some(sandbox) = server.agent.world().sandboxes.get_mut(&capsule.id.to_string()) {
+        (sandbox.status, sandbox.reason) = ("error".to_owned(), "host_oom".to_owned());
+    }
     server.fleet.pause(TEAM, capsule.id).await.unwrap();
     let dead = server.becomes(capsule.id, CapsuleStatus::Error).await;
-    assert_eq!(dead.reason, Some(EndReason::VmCrash));
+    assert_eq!(dead.reason, Some(EndReason::HostOom));
     server.agent.until(|world| world.sandboxes.is_empty()).await;
 }
 

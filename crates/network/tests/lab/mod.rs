@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use network::{Adoption, InstanceId, Network, NetworkOptions, Resolvers, Slot};
+use network::{Adoption, InstanceId, Network, NetworkOptions, Orphans, Resolvers, Slot};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::event::{PollFd, PollFlags, poll};
 use sys::spawn::Spawn;
@@ -90,7 +90,7 @@ impl Lab {
     }
 
     pub async fn network(&self, ready_slots: usize) -> Network {
-        Network::open(self.options(ready_slots)).await.unwrap().finish().await
+        Network::open(self.options(ready_slots)).await.unwrap().finish(Orphans::Remove).await
     }
 
     pub fn on_the_internet<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {

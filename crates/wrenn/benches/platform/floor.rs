@@ -4,7 +4,7 @@
 use crate::platform::Platform;
 use guestlink::{Envd, Init};
 use memory::{Base, Draft, Generation, Seal};
-use network::{Adoption, Network, NetworkOptions, Resolvers, Slot};
+use network::{Adoption, Network, NetworkOptions, Orphans, Resolvers, Slot};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Floor {
         let adoption: Adoption = Network::open(options).await?;
         Ok(Self {
             qemu: Qemu::find(None, accelerator(&template))?,
-            network: adoption.finish().await,
+            network: adoption.finish(Orphans::Remove).await,
             last: template.clone(),
             template,
             modules: modules_disk(&pool.join("artifacts"))?,

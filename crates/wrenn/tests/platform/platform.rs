@@ -107,7 +107,9 @@ impl Platform {
 
     /// Pauses and waits.
     pub async fn pause(&self, id: CapsuleId) -> Verdict {
-        self.client.pause(id).await?;
+        if self.client.pause(id).await?.status == CapsuleStatus::Paused {
+            return Ok(());
+        }
         self.reached(id, CapsuleStatus::Paused).await.map(drop)
     }
 

@@ -43,3 +43,39 @@ pub async fn kill_of_the_platform_stops_no_capsule(platform: &mut Platform) -> V
     }
     Ok(())
 }
+
+/// Records that cannot be read: what they name stays as it is, until they are put back.
+pub async fn a_damaged_record_loses_nothing(platform: &mut Platform) -> Verdict {
+    let (running, paused) = (platform.capsule().await?.id, platform.capsule().await?.id);
+    for id in [running, paused] {
+        platform.sh(id, "echo kept > /dev/shm/note").await?;
+    }
+    platform.pause(paused).await?;
+    let vmms = crate::host::processes(&platform.dir, "qemu-system");
+
+    platform.kill()?;
+    let records = [running, paused].map(|id| platform.dir.join(format!("pool/capsules/{id}/record.json")));
+    let whole: Vec<Vec<u8>> = records.iter().map(std::fs::read).collect::<Result<_, _>>()?;
+    for record in &records {
+        std::fs::write(record, "{\"id\":")?;
+    }
+    *platform = Platform::start("0").await?;
+    let refused = platform.sh(running, "true").await.err().ok_or("ran a command without a record")?;
+    assert!(refused.to_string().contains("damaged"), "{refused}");
+    assert!(platform.resume(paused).await.is_err());
+    assert_eq!(platform.client.get(running).await?.status, CapsuleStatus::Running);
+    assert_eq!(platform.client.get(paused).await?.status, CapsuleStatus::Paused);
+
+    platform.kill()?;
+    for (record, bytes) in records.iter().zip(whole) {
+        std::fs::write(record, bytes)?;
+    }
+    *platform = Platform::start("0").await?;
+    assert_eq!(crate::host::processes(&platform.dir, "qemu-system"), vmms);
+    platform.resume(paused).await?;
+    for id in [running, paused] {
+        assert_eq!(platform.sh(id, "cat /dev/shm/note").await?, "kept\n");
+        platform.destroy(id).await?;
+    }
+    Ok(())
+}
