@@ -48,6 +48,8 @@ pub const LIFETIME_RETRY: Duration = Duration::from_secs(30);
 pub const VM_LOAD: Duration = Duration::from_mins(2);
 /// Saving a device state; a VMM that saves its memory itself needs time for that.
 pub const VM_SAVE: Duration = Duration::from_mins(10);
+/// Until a VM that stopped because the disk was full is let run again.
+pub const ROOM_RETRY: Duration = Duration::from_secs(2);
 /// From a start until the next generation is begun: what is asked of the capsule first goes first.
 pub const DRAFT_AHEAD: Duration = Duration::from_millis(300);
 /// After this the guest is asked again to stand still: its watchdog ends a standstill by itself, after 10 s.

@@ -67,9 +67,13 @@ impl Cgroups {
         OpenOptions::new().write(true).open(path).map(Into::into).ok()
     }
 
-    /// Stops every process of both groups; waits until the kernel has done so, half a second at most. Blocks.
+    /// Has the kernel stop every process of both groups.
     pub fn freeze(&self) {
         self.write_freeze("1");
+    }
+
+    /// Returns when they stand still, or after half a second.
+    pub async fn frozen(&self) {
         let Some(root) = &self.root else { return };
         let deadline = Instant::now() + limits::FREEZING;
         while !is_frozen(root) {
@@ -77,7 +81,7 @@ impl Cgroups {
                 tracing::warn!("user processes did not freeze in time");
                 return;
             }
-            std::thread::sleep(Duration::from_millis(2));
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 

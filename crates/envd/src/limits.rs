@@ -8,6 +8,10 @@ pub const PIPE_CHUNK: usize = 32 * 1024;
 pub const TERMINAL_CHUNK: usize = 16 * 1024;
 /// Data events queued per subscriber; a full queue slows the process down.
 pub const SUBSCRIBER_QUEUE: usize = 8;
+/// Output of a terminal that is kept for whoever attaches again.
+pub const REPLAY: usize = 256 * 1024;
+/// The same once its process has ended: up to [`RETAINED_EXITS`] of them are kept.
+pub const REPLAY_ENDED: usize = 16 * 1024;
 /// Live processes started through the daemon.
 pub const PROCESSES: usize = 4096;
 /// Ended processes remembered for late subscribers.

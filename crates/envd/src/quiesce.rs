@@ -42,13 +42,23 @@ impl Quiesce {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Freezes user processes, closes idle connections, and has every answer close its connection. Blocks; must run
-    /// inside the runtime. Should nobody thaw, a watchdog does after 10 s.
-    pub fn prepare(self: &Arc<Self>) {
+    /// Freezes user processes, closes idle connections, and has every answer close its connection. Should nobody thaw,
+    /// a watchdog does after 10 s.
+    pub async fn prepare(self: &Arc<Self>) {
+        let freeze = self.begin();
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(limits::FREEZE).await;
+            this.thaw_if(|state| state.freezes == freeze);
+        });
+        self.cgroups.frozen().await;
+    }
+
+    /// Begins a standstill and answers its number.
+    fn begin(&self) -> u64 {
         let mut state = self.state();
         state.frozen = true;
         state.freezes += 1;
-        let freeze = state.freezes;
         self.cgroups.freeze();
         if let Some(listener) = self.listener.get() {
             listener.disable_keep_alive();
@@ -57,12 +67,7 @@ impl Quiesce {
             let generation = listener.mark_generation();
             state.pending.get_or_insert(generation);
         }
-        drop(state);
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(limits::FREEZE).await;
-            this.thaw_if(|state| state.freezes == freeze);
-        });
+        state.freezes
     }
 
     /// After a restore: resets the connections of the former life. False when none was prepared for, or another call

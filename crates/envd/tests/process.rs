@@ -197,6 +197,36 @@ async fn a_terminal_has_a_size_and_takes_control_bytes() -> Result {
 }
 
 #[tokio::test]
+async fn whoever_attaches_by_tag_sees_what_a_terminal_said_last() -> Result {
+    let daemon = Daemon::start()?;
+    let fifo = daemon.file("fifo");
+    daemon.sh(&format!("mkfifo {fifo}")).await?;
+    let script = format!("echo before; seq 1 100000; echo after; read line < {fifo}; echo $line");
+    let mut request = shell(&script);
+    (request["pty"], request["tag"]) = (json!({"size": {"cols": 80, "rows": 24}}), json!("term"));
+    let (pid, mut frames) = daemon.launch(request, &[]).await?;
+    frames.wait_for_pty("before").await?;
+    drop(frames);
+
+    // Said while nobody is there, or while somebody is: it comes once.
+    let by_tag = json!({"process": {"tag": "term"}});
+    daemon.stream(CONNECT, by_tag.clone(), &[]).await?.wait_for_pty("after").await?;
+    let mut again = daemon.stream(CONNECT, by_tag.clone(), &[]).await?;
+    let mut by_pid = daemon.stream(CONNECT, json!({"process": {"pid": pid}}), &[]).await?;
+    again.next().await?;
+    by_pid.next().await?;
+    daemon.sh(&format!("echo word > {fifo}")).await?;
+    assert_eq!(String::from_utf8(by_pid.finish().await?.pty)?, "word\r\n");
+    let again = String::from_utf8(again.finish().await?.pty)?;
+    assert_eq!(again.len(), 256 * 1024 + "word\r\n".len());
+    assert!(again.ends_with("\n99999\r\n100000\r\nafter\r\nword\r\n"), "{}", &again[again.len() - 60..]);
+    let late = daemon.stream(CONNECT, by_tag, &[]).await?.finish().await?;
+    assert_eq!(String::from_utf8(late.pty)?, again[again.len() - 16 * 1024..]);
+    assert_eq!(late.end["exited"], true);
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_user_decides_ids_groups_home_and_environment() -> Result {
     let mut daemon = Daemon::start()?;
     let environment = daemon.sh("env | sort; pwd; ulimit -c; cat /proc/self/oom_score_adj; nice").await?.text();

@@ -55,14 +55,11 @@ pub(super) async fn envs(State(daemon): State<Arc<Daemon>>) -> Json<BTreeMap<Str
 }
 
 /// `POST /snapshot/prepare`: 204 once nothing in the guest runs by itself.
-pub(super) async fn prepare(State(daemon): State<Arc<Daemon>>) -> Result<StatusCode, Refusal> {
+pub(super) async fn prepare(State(daemon): State<Arc<Daemon>>) -> StatusCode {
     daemon.inquiry.end();
     daemon.ports.stop().await;
-    blocking(move || {
-        daemon.quiesce.prepare();
-        Ok(StatusCode::NO_CONTENT)
-    })
-    .await
+    daemon.quiesce.prepare().await;
+    StatusCode::NO_CONTENT
 }
 
 /// `POST /init`: configures the daemon, and ends the standstill after a restore.

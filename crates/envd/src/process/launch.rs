@@ -14,7 +14,7 @@ use sys::spawn::{Credentials, Exit, Spawn, Stream};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 
-use super::audience::{Audience, News};
+use super::audience::{Audience, News, Past};
 use super::end::End;
 use super::input::Input;
 use super::pump::{Drain, Output};
@@ -73,7 +73,7 @@ pub(super) fn launch(
         Err(error) => return never_started(daemon, request, &error),
     };
     let process = Arc::new(process(child.pid(), request, streams.terminal, streams.input));
-    let news = process.audience.join();
+    let news = process.audience.join(Past::Unheard);
     daemon.processes.insert(Arc::clone(&process));
     let table = Arc::clone(&daemon.processes);
     tokio::spawn(shepherd::tend(Arc::clone(&process), table, child, streams.outputs, limit));
@@ -85,9 +85,9 @@ fn process(pid: u32, request: StartRequest, terminal: Option<Arc<Terminal>>, inp
         pid,
         config: request.process.into_option().unwrap_or_default(),
         tag: request.tag,
+        audience: if terminal.is_some() { Audience::of_terminal() } else { Audience::new() },
         terminal,
         input,
-        audience: Audience::new(),
         grace: watch::Sender::new(Drain::new()),
         state: Mutex::new(State::Unreaped),
     }
@@ -204,7 +204,7 @@ fn never_started(daemon: &Daemon, request: StartRequest, error: &io::Error) -> R
     let line = format!("{}: {reason}{}", request.process.cmd, if is_terminal { "\r\n" } else { "\n" });
     let pid = NEXT.fetch_add(1, Ordering::Relaxed);
     let process = Arc::new(process(pid, request, None, Input::none()));
-    let news = process.audience.join();
+    let news = process.audience.join(Past::Unheard);
     process.mark_reaped();
     daemon.processes.retire(&process);
     let told = Arc::clone(&process);

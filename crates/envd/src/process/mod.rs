@@ -1,13 +1,15 @@
 //! Processes: start, watch, feed, signal.
 //!
 //! A process belongs to nobody: a client that leaves ends nothing. Its output goes to whoever is attached at that
-//! moment ([`audience`]); a slow reader slows the process down, and output nobody wants is dropped.
+//! moment ([`audience`]); a slow reader slows the process down, and output nobody wants is dropped. A terminal's last
+//! output is kept as well ([`ring`]): whoever attaches by tag sees it.
 
 mod audience;
 mod end;
 mod input;
 mod launch;
 mod pump;
+mod ring;
 mod service;
 mod shepherd;
 mod stream;

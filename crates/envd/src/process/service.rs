@@ -15,6 +15,7 @@ use proto::process::{
     StartRequest, StartResponse, StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
 };
 
+use super::audience::Past;
 use super::input::InputError;
 use super::launch::{self, LaunchError};
 use super::stream::events;
@@ -58,7 +59,9 @@ impl Rpc for ProcessService {
         let request = request.to_owned_message();
         let selector = chosen(request.process.as_option())?;
         let process = self.daemon.processes.find_even_ended(selector).ok_or_else(|| unknown(selector))?;
-        let news = process.audience.join();
+        // A tag is the name somebody comes back by; a pid is known to whoever has seen what came before.
+        let past = if matches!(selector, Selector::Tag(_)) { Past::Replayed } else { Past::Unheard };
+        let news = process.audience.join(past);
         let events = events(process, news, keepalive_interval(ctx.headers()));
         Ok(Response::stream(
             events.map(|event| event.map(|event| ConnectResponse { event: event.into(), ..Default::default() })),

@@ -124,6 +124,10 @@ impl Machine for QemuMachine {
 
     async fn trouble(&self) -> Trouble {
         let mut events = self.qmp.events();
+        // It may have come before anybody listened.
+        if matches!(self.status().await, Ok(Status::Stuck(status)) if status == "io-error") {
+            return Trouble::OutOfSpace;
+        }
         loop {
             match events.recv().await {
                 Ok(event)

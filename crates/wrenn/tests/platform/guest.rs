@@ -6,6 +6,12 @@ use client::Output;
 use model::Code;
 use model::rest::ExecRequest;
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Long enough that a clock nobody set would show it.
+const PAUSE: Duration = Duration::from_secs(20);
+/// How far a guest's clock may be off.
+const CLOCK_SLACK_S: f64 = 0.05;
 
 /// Exit codes, both outputs, environment, directory, user, binary output, time limit, background.
 pub async fn runs_commands(platform: &mut Platform) -> Verdict {
@@ -41,7 +47,7 @@ pub async fn runs_commands(platform: &mut Platform) -> Verdict {
     platform.client.kill(id, &"sleeper".parse()?, false).await?;
     // A signal is sent, not awaited (kill(2)): the process leaves the list when it has ended.
     while platform.client.processes(id).await?.iter().any(|p| p.pid == started.pid) {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     platform.destroy(id).await
 }
@@ -67,4 +73,59 @@ pub async fn moves_files(platform: &mut Platform) -> Verdict {
     let gone = platform.client.read_file(id, "/root/new/deep/a.bin").await.err().and_then(|error| error.code());
     assert_eq!(gone, Some(Code::NotFound));
     platform.destroy(id).await
+}
+
+/// What a guest must be able to do for container tools.
+pub async fn mounts_overlays(platform: &mut Platform) -> Verdict {
+    let id = platform.capsule().await?.id;
+    let script = "mkdir -p /run/o/up /run/o/work /run/o/all
+        mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/o/up,workdir=/run/o/work /run/o/all
+        echo new > /run/o/all/hostname; cat /run/o/up/hostname; cmp /etc/passwd /run/o/all/passwd";
+    assert_eq!(platform.sh(id, script).await?, "new\n");
+    platform.destroy(id).await
+}
+
+/// A pause cuts the calls under way and keeps their processes; the first command afterwards sees the right time.
+pub async fn goes_on_after_a_pause(platform: &mut Platform) -> Verdict {
+    let id = platform.capsule().await?.id;
+    let sleep = ExecRequest { cmd: "sleep".to_owned(), args: vec!["1000".to_owned()], ..ExecRequest::default() };
+    let cut = tokio::time::timeout(Duration::from_secs(30), platform.client.exec(id, &sleep));
+    let paused = async {
+        while platform.client.processes(id).await?.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        platform.pause(id).await
+    };
+    let (cut, paused) = tokio::join!(cut, paused);
+    paused?;
+    assert!(cut?.is_err(), "the call was not cut");
+    tokio::time::sleep(PAUSE).await;
+    platform.resume(id).await?;
+    let before = unix_time()?;
+    let inside: f64 = platform.sh(id, "date +%s.%N").await?.trim().parse()?;
+    let after = unix_time()?;
+    assert!((before - CLOCK_SLACK_S..after + CLOCK_SLACK_S).contains(&inside), "{before} {inside} {after}");
+    assert!(platform.client.processes(id).await?.iter().any(|process| process.cmd == "sleep"));
+    platform.destroy(id).await
+}
+
+/// Capsules made from one memory have nothing in common that ought to be secret.
+pub async fn differs_from_its_siblings(platform: &mut Platform) -> Verdict {
+    let script = "cat /proc/sys/kernel/random/uuid /etc/machine-id; head -c 16 /dev/urandom | sha256sum; hostname
+        python3 -c 'import os; print(os.urandom(16))'";
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let id = platform.capsule().await?.id;
+        let lines = platform.sh(id, script).await?;
+        assert_eq!(lines.lines().count(), 5);
+        for line in lines.lines() {
+            assert!(seen.insert(line.to_owned()), "{line} twice");
+        }
+        platform.destroy(id).await?;
+    }
+    Ok(())
+}
+
+fn unix_time() -> Result<f64, std::time::SystemTimeError> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64())
 }

@@ -53,9 +53,13 @@ async fn main() {
     let (mut passed, mut failed) = scenarios!(platform, only:
         guest::runs_commands,
         guest::moves_files,
+        guest::mounts_overlays,
+        guest::goes_on_after_a_pause,
+        guest::differs_from_its_siblings,
         bad_input::is_refused,
         startup::refuses_what_cannot_work,
         startup::full_disk_refuses_capsules,
+        startup::full_disk_stops_no_capsule_for_good,
         lifecycle::memory_and_disk_survive_twenty_rounds,
         lifecycle::five_at_once_leave_nothing,
         restart::kill_of_the_platform_stops_no_capsule,

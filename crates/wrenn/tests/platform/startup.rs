@@ -3,6 +3,7 @@
 use crate::Verdict;
 use crate::platform::Platform;
 use std::path::Path;
+use std::time::Duration;
 use sys::spawn::{Exit, Spawn};
 
 struct Row<'a> {
@@ -51,20 +52,39 @@ pub async fn refuses_what_cannot_work(platform: &mut Platform) -> Verdict {
 
 /// A capsule that does not fit on the disk ends in `error` with the reason; the platform goes on.
 pub async fn full_disk_refuses_capsules(platform: &mut Platform) -> Verdict {
-    let filler = platform.dir.join("pool/filler");
-    let free = rustix::fs::statvfs(platform.dir.join("pool"))?;
-    let bytes = free.f_bavail * free.f_frsize - (100 << 20);
-    let file = std::fs::File::create(&filler)?;
-    // Allocated, not written: costs the host's disk nothing.
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+    let filler = fill_disk(platform, 100 << 20)?;
     let refused = platform.capsule().await.err().map(|error| error.to_string()).unwrap_or_default();
-    drop(file);
-    std::fs::remove_file(&filler)?;
+    drop(filler);
     if !refused.contains("not enough disk space") {
         return Err(format!("instead of a full disk: {refused:?}").into());
     }
     let id = platform.capsule().await?.id;
     platform.destroy(id).await
+}
+
+/// A guest that writes to a full disk waits, and goes on once there is room.
+pub async fn full_disk_stops_no_capsule_for_good(platform: &mut Platform) -> Verdict {
+    let id = platform.capsule().await?.id;
+    // A call made on a full disk might stand still with the guest: this one is over by then.
+    let write = "sleep 2; dd if=/dev/zero of=/root/big bs=1M count=160 conv=fsync; echo $? > /root/end";
+    platform.sh(id, &format!("nohup sh -c '{write}' >/dev/null 2>&1 &")).await?;
+    let filler = fill_disk(platform, 64 << 20)?;
+    while tokio::time::timeout(Duration::from_secs(3), platform.sh(id, "true")).await.is_ok() {}
+    drop(filler);
+    let written = platform.sh(id, "while ! test -s /root/end; do sleep 0.1; done; cat /root/end; stat -c %s /root/big");
+    assert_eq!(tokio::time::timeout(Duration::from_mins(2), written).await??, "0\n167772160\n");
+    platform.destroy(id).await
+}
+
+/// A file in the pool that leaves so many bytes free, while it is kept.
+fn fill_disk(platform: &Platform, free_bytes: u64) -> Result<tempfile::NamedTempFile, Box<dyn std::error::Error>> {
+    let pool = platform.dir.join("pool");
+    let free = rustix::fs::statvfs(&pool)?;
+    let filler = tempfile::NamedTempFile::new_in(&pool)?;
+    // Allocated, not written: costs the host's disk nothing.
+    let bytes = (free.f_bavail * free.f_frsize).saturating_sub(free_bytes);
+    rustix::fs::fallocate(filler.as_file(), rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+    Ok(filler)
 }
 
 /// A mounted file system of 64 MiB.
