@@ -149,7 +149,9 @@ async fn sqlite(path: &Path) -> Result<DatabaseConnection, OpenError> {
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY)
         .foreign_keys(true);
-    let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(BUSY);
+    // A file does not hang up: there is nothing to test before each use.
+    let pool =
+        SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(BUSY).test_before_acquire(false);
     let pool = pool.connect_with(options).await.map_err(|error| OpenError::Connect(error.to_string()))?;
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
 }

@@ -71,7 +71,9 @@ pub async fn a_damaged_record_loses_nothing(platform: &mut Platform) -> Verdict 
         std::fs::write(record, bytes)?;
     }
     *platform = Platform::start("0").await?;
-    assert_eq!(crate::host::processes(&platform.dir, "qemu-system"), vmms);
+    // The paused one's may have been ending still when they were counted.
+    let still = crate::host::processes(&platform.dir, "qemu-system");
+    assert!(!still.is_empty() && still.iter().all(|pid| vmms.contains(pid)), "{vmms:?} became {still:?}");
     platform.resume(paused).await?;
     for id in [running, paused] {
         assert_eq!(platform.sh(id, "cat /dev/shm/note").await?, "kept\n");

@@ -3,7 +3,7 @@
 use crate::Verdict;
 use crate::platform::Platform;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sys::spawn::{Exit, Spawn};
 
 struct Row<'a> {
@@ -65,14 +65,18 @@ pub async fn full_disk_refuses_capsules(platform: &mut Platform) -> Verdict {
 /// A guest that writes to a full disk waits, and goes on once there is room.
 pub async fn full_disk_stops_no_capsule_for_good(platform: &mut Platform) -> Verdict {
     let id = platform.capsule().await?.id;
-    // A call made on a full disk might stand still with the guest: this one is over by then.
-    let write = "sleep 2; dd if=/dev/zero of=/root/big bs=1M count=160 conv=fsync; echo $? > /root/end";
-    platform.sh(id, &format!("nohup sh -c '{write}' >/dev/null 2>&1 &")).await?;
+    let write = "dd if=/dev/zero of=/root/big bs=1M count=160 conv=fsync; echo $? > /root/end";
+    let when_told = format!("while ! test -e /dev/shm/go; do sleep 0.1; done; {write}");
+    platform.sh(id, &format!("nohup sh -c '{when_told}' >/dev/null 2>&1 &")).await?;
     let filler = fill_disk(platform, 64 << 20)?;
-    while tokio::time::timeout(Duration::from_secs(3), platform.sh(id, "true")).await.is_ok() {}
+    let answers = async |script| tokio::time::timeout(Duration::from_secs(3), platform.sh(id, script)).await.is_ok();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while answers("touch /dev/shm/go").await {
+        assert!(Instant::now() < deadline, "it never met the full disk");
+    }
     drop(filler);
-    let written = platform.sh(id, "while ! test -s /root/end; do sleep 0.1; done; cat /root/end; stat -c %s /root/big");
-    assert_eq!(tokio::time::timeout(Duration::from_mins(2), written).await??, "0\n167772160\n");
+    let end = "touch /dev/shm/go; while ! test -s /root/end; do sleep 0.1; done; cat /root/end; stat -c %s /root/big";
+    assert_eq!(platform.sh(id, end).await?, "0\n167772160\n");
     platform.destroy(id).await
 }
 
