@@ -49,8 +49,12 @@ impl Vm {
         Ok(generation)
     }
 
-    /// Begins the next generation soon: a clone of much-written memory takes as long as a small pause.
+    /// Begins the next generation soon: a clone of much-written memory takes as long as a small pause. Not where a clone
+    /// is a copy: most capsules are never paused, and each would have its memory on the disk twice.
     pub(super) fn draft_ahead(&mut self, host: &Arc<Host>) {
+        if matches!(host.pool.kind(), disk::Kind::Plain { .. }) {
+            return;
+        }
         let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
         self.ahead = Some(tokio::spawn(async move {
             tokio::time::sleep(limits::DRAFT_AHEAD).await;
