@@ -1,5 +1,7 @@
 //! Every bound of this crate.
 
+use std::time::Duration;
+
 /// Share of the free space below that a pool file may grow to, in percent.
 pub(crate) const POOL_SHARE_PERCENT: u64 = 80;
 
@@ -14,3 +16,7 @@ pub(crate) const SECTOR_BYTES: u32 = 4096;
 
 /// Longest piece of a tool's error output that is kept.
 pub(crate) const TOOL_MESSAGE_BYTES: usize = 2000;
+
+/// How long an unmount waits for a pool that is still in use, and how often it looks.
+pub(crate) const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(10);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -11,7 +12,7 @@ use rustix::mount::UnmountFlags;
 
 use crate::admission::{AdmitError, Ledger, Reservation};
 use crate::cloning::{self, CloneError, Cloned};
-use crate::{mounts, usage, xfs};
+use crate::{limits, mounts, usage, xfs};
 
 /// What an operator may decide about the pool.
 #[derive(Debug, Clone, Default)]
@@ -233,11 +234,18 @@ fn looped(device: PathBuf) -> Kind {
     Kind::Loop { device, direct_io }
 }
 
+/// A process being started holds every descriptor of its parent until its `execve`, so what is busy may be free at
+/// once; what a process really uses stays busy.
 fn unmount(path: &Path) -> Result<(), CloseError> {
-    rustix::mount::unmount(path, UnmountFlags::empty()).map_err(|error| match error {
-        Errno::BUSY => CloseError::Busy { path: path.into() },
-        error => CloseError::Io { path: path.into(), source: error.into() },
-    })
+    let given_up = Instant::now() + limits::BUSY_PATIENCE;
+    loop {
+        match rustix::mount::unmount(path, UnmountFlags::empty()) {
+            Ok(()) => return Ok(()),
+            Err(Errno::BUSY) if Instant::now() < given_up => std::thread::sleep(limits::BUSY_PAUSE),
+            Err(Errno::BUSY) => return Err(CloseError::Busy { path: path.into() }),
+            Err(error) => return Err(CloseError::Io { path: path.into(), source: error.into() }),
+        }
+    }
 }
 
 fn remove(result: io::Result<()>) -> io::Result<()> {
