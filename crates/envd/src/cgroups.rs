@@ -4,7 +4,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::limits;
@@ -19,8 +20,6 @@ pub enum Group {
 }
 
 impl Group {
-    const ALL: [Self; 2] = [Self::Pty, Self::User];
-
     fn name(self) -> &'static str {
         match self {
             Self::Pty => "pty",
@@ -35,48 +34,67 @@ impl Group {
             Self::User => "50",
         }
     }
+
+    /// Its directory, and the file that lists its processes.
+    fn build(self, root: &Path) -> io::Result<File> {
+        let directory = root.join(self.name());
+        fs::create_dir_all(&directory)?;
+        let _ = fs::write(directory.join("cpu.weight"), self.cpu_weight());
+        let _ = fs::write(directory.join("memory.high"), memory_high().unwrap_or_else(|| "max".into()));
+        for_writing(&directory.join("cgroup.procs"))
+    }
 }
 
 /// The tree `wrenn/{pty,user}` below the cgroup v2 mount, or nothing where there is none.
 #[derive(Debug)]
-pub struct Cgroups {
-    root: Option<PathBuf>,
+pub struct Cgroups(Option<Tree>);
+
+/// Its files, open: they are used while somebody waits.
+#[derive(Debug)]
+struct Tree {
+    freeze: File,
+    events: File,
+    pty: File,
+    user: File,
 }
 
 impl Cgroups {
     /// Sets the tree up. Without cgroup v2, or without the right to write there, processes run ungrouped.
     pub fn set_up(mount: &Path) -> Self {
-        let root = mount.join("wrenn");
-        match build(mount, &root) {
-            Ok(()) => Self { root: Some(root) },
+        match Tree::build(mount, &mount.join("wrenn")) {
+            Ok(tree) => Self(Some(tree)),
             Err(error) => {
                 tracing::warn!(%error, "processes run without control groups");
-                Self { root: None }
+                Self::none()
             }
         }
     }
 
     /// No groups at all.
     pub fn none() -> Self {
-        Self { root: None }
+        Self(None)
     }
 
     /// The file a child writes itself into to join `group`.
     pub fn procs(&self, group: Group) -> Option<OwnedFd> {
-        let path = self.root.as_ref()?.join(group.name()).join("cgroup.procs");
-        OpenOptions::new().write(true).open(path).map(Into::into).ok()
+        let tree = self.0.as_ref()?;
+        let procs = match group {
+            Group::Pty => &tree.pty,
+            Group::User => &tree.user,
+        };
+        procs.try_clone().map(Into::into).ok()
     }
 
     /// Has the kernel stop every process of both groups.
     pub fn freeze(&self) {
-        self.write_freeze("1");
+        self.write_freeze(b"1");
     }
 
     /// Returns when they stand still, or after half a second.
     pub async fn frozen(&self) {
-        let Some(root) = &self.root else { return };
+        let Some(tree) = &self.0 else { return };
         let deadline = Instant::now() + limits::FREEZING;
-        while !is_frozen(root) {
+        while !tree.is_frozen() {
             if Instant::now() > deadline {
                 tracing::warn!("user processes did not freeze in time");
                 return;
@@ -87,37 +105,49 @@ impl Cgroups {
 
     /// Lets them run again.
     pub fn thaw(&self) {
-        self.write_freeze("0");
+        self.write_freeze(b"0");
     }
 
-    fn write_freeze(&self, value: &str) {
-        let Some(root) = &self.root else { return };
+    fn write_freeze(&self, value: &[u8]) {
+        let Some(tree) = &self.0 else { return };
         // What is below freezes and thaws with it (cgroup-v2, "cgroup.freeze").
-        if let Err(error) = fs::write(root.join("cgroup.freeze"), value) {
+        if let Err(error) = tree.freeze.write_all_at(value, 0) {
             tracing::warn!(%error, "cgroup.freeze");
         }
     }
 }
 
-fn build(mount: &Path, root: &Path) -> io::Result<()> {
-    // One controller at a time: a single write with an unavailable one enables none (cgroup-v2, "Enabling").
-    File::open(mount.join("cgroup.controllers"))?;
-    fs::create_dir_all(root)?;
-    for directory in [mount, root] {
-        for controller in ["+cpu", "+memory", "+io", "+pids"] {
-            let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+impl Tree {
+    fn build(mount: &Path, root: &Path) -> io::Result<Self> {
+        // One controller at a time: a single write with an unavailable one enables none (cgroup-v2, "Enabling").
+        File::open(mount.join("cgroup.controllers"))?;
+        fs::create_dir_all(root)?;
+        for directory in [mount, root] {
+            for controller in ["+cpu", "+memory", "+io", "+pids"] {
+                let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+            }
         }
+        let freeze = for_writing(&root.join("cgroup.freeze"))?;
+        // Whatever an earlier daemon left frozen.
+        let _ = freeze.write_all_at(b"0", 0);
+        Ok(Self {
+            freeze,
+            events: File::open(root.join("cgroup.events"))?,
+            pty: Group::Pty.build(root)?,
+            user: Group::User.build(root)?,
+        })
     }
-    // Whatever an earlier daemon left frozen.
-    let _ = fs::write(root.join("cgroup.freeze"), "0");
-    for group in Group::ALL {
-        let directory = root.join(group.name());
-        fs::create_dir_all(&directory)?;
-        let _ = fs::write(directory.join("cpu.weight"), group.cpu_weight());
-        let _ = fs::write(directory.join("memory.high"), memory_high().unwrap_or_else(|| "max".into()));
-        OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?;
+
+    fn is_frozen(&self) -> bool {
+        let mut events = [0; 256];
+        let length = self.events.read_at(&mut events, 0).unwrap_or_default();
+        let text = events.get(..length).and_then(|events| std::str::from_utf8(events).ok());
+        text.is_some_and(|events| events.lines().any(|line| line == "frozen 1"))
     }
-    Ok(())
+}
+
+fn for_writing(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
 }
 
 /// All memory but an eighth, or but 128 MiB where that is less.
@@ -125,8 +155,4 @@ fn memory_high() -> Option<String> {
     use procfs::Current as _;
     let total = procfs::Meminfo::current().ok()?.mem_total;
     Some((total - (total / 8).min(128 << 20)).to_string())
-}
-
-fn is_frozen(group: &Path) -> bool {
-    fs::read_to_string(group.join("cgroup.events")).is_ok_and(|events| events.contains("frozen 1"))
 }

@@ -44,7 +44,7 @@ pub struct Daemon {
     /// Standing still for a snapshot.
     pub quiesce: Arc<Quiesce>,
     /// Servers of the guest offered to the host.
-    pub ports: Ports,
+    pub ports: Arc<Ports>,
     /// Asking the host who we are.
     pub inquiry: Inquiry,
     /// One `/init` at a time.
@@ -67,7 +67,7 @@ impl Daemon {
             cgroups,
             watchers: Watchers::default(),
             inquiry: Inquiry::default(),
-            ports: Ports::new(options.forward_address),
+            ports: Arc::new(Ports::new(options.forward_address)),
             init: tokio::sync::Mutex::default(),
             options,
         }

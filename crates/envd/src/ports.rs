@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use procfs::net::TcpState;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,55 +20,69 @@ use crate::limits;
 pub struct Ports {
     /// Where forwarded ports are offered; none to forward nothing.
     address: Option<IpAddr>,
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<Forwardings>>,
+    started: Notify,
+    room: Arc<Semaphore>,
 }
 
-struct Running {
+/// What is forwarded, and everything that takes part in it.
+#[derive(Default)]
+struct Forwardings {
     stop: CancellationToken,
     tasks: TaskTracker,
+    by_server: HashMap<SocketAddr, CancellationToken>,
 }
 
 impl Ports {
     /// Not running.
     pub fn new(address: Option<IpAddr>) -> Self {
-        Self { address, running: Mutex::default() }
+        let room = Arc::new(Semaphore::new(limits::FORWARDED_CONNECTIONS));
+        Self { address, running: Mutex::default(), started: Notify::new(), room }
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<Forwardings>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to look for servers; does nothing when it does already.
+    /// Begins to forward; does nothing when it does already.
     pub fn start(&self) {
-        let (Some(address), running) = (self.address, &mut *self.running()) else { return };
-        if running.is_none() {
-            let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-            tasks.spawn(stop.clone().run_until_cancelled_owned(scan(address, stop.clone(), tasks.clone())));
-            *running = Some(Running { stop, tasks });
-        }
+        self.running().get_or_insert_default();
+        self.started.notify_one();
     }
 
     /// Ends every forwarding and connection; returns when all of them have ended.
     pub async fn stop(&self) {
         let running = self.running().take();
-        if let Some(Running { stop, tasks }) = running {
+        if let Some(Forwardings { stop, tasks, .. }) = running {
             stop.cancel();
             tasks.close();
             tasks.wait().await;
         }
     }
+
+    /// Follows the servers of the guest, for ever. Looks on while stopped, because starting and ending a task is what
+    /// a snapshot would have to wait for.
+    pub async fn follow(self: Arc<Self>) {
+        let Some(address) = self.address else { return };
+        let mut period = tokio::time::interval(limits::PORT_SCAN);
+        period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = period.tick() => {}
+                () = self.started.notified() => {}
+            }
+            if let Ok(Ok(servers)) = tokio::task::spawn_blocking(loopback_servers).await
+                && let Some(forwardings) = self.running().as_mut()
+            {
+                forwardings.adjust(&servers, address, &self.room);
+            }
+        }
+    }
 }
 
-/// Follows the servers of the guest until it is dropped. What it starts ends with `stop`.
-async fn scan(address: IpAddr, stop: CancellationToken, tasks: TaskTracker) {
-    let room = Arc::new(Semaphore::new(limits::FORWARDED_CONNECTIONS));
-    let mut forwarded: HashMap<SocketAddr, CancellationToken> = HashMap::new();
-    let mut period = tokio::time::interval(limits::PORT_SCAN);
-    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        period.tick().await;
-        let Ok(Ok(servers)) = tokio::task::spawn_blocking(loopback_servers).await else { continue };
-        forwarded.retain(|server, forwarding| {
+impl Forwardings {
+    fn adjust(&mut self, servers: &HashSet<SocketAddr>, address: IpAddr, room: &Arc<Semaphore>) {
+        self.by_server.retain(|server, forwarding| {
             let alive = servers.contains(server);
             if !alive {
                 forwarding.cancel();
@@ -76,17 +90,23 @@ async fn scan(address: IpAddr, stop: CancellationToken, tasks: TaskTracker) {
             alive
         });
         for server in servers {
-            if forwarded.len() >= limits::FORWARDED_PORTS || forwarded.contains_key(&server) {
+            if self.by_server.len() >= limits::FORWARDED_PORTS || self.by_server.contains_key(server) {
                 continue;
             }
             // Fails when the server itself, or the other family's forwarding, has the port.
-            let Ok(listener) = TcpListener::bind((address, server.port())).await else { continue };
-            let own = stop.child_token();
-            forwarded.insert(server, own.clone());
-            let work = forward(listener, server, own.clone(), Arc::clone(&room), tasks.clone());
-            tasks.spawn(own.run_until_cancelled_owned(work));
+            let Ok(listener) = bind(SocketAddr::new(address, server.port())) else { continue };
+            let own = self.stop.child_token();
+            self.by_server.insert(*server, own.clone());
+            let work = forward(listener, *server, own.clone(), Arc::clone(room), self.tasks.clone());
+            self.tasks.spawn(own.run_until_cancelled_owned(work));
         }
     }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 async fn forward(

@@ -42,15 +42,19 @@ impl Quiesce {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Freezes user processes, closes idle connections, and has every answer close its connection. Should nobody thaw,
-    /// a watchdog does after 10 s.
-    pub async fn prepare(self: &Arc<Self>) {
+    /// Has user processes freeze, closes idle connections, and has every answer close its connection. Should nobody
+    /// thaw, a watchdog does after 10 s.
+    pub fn prepare(self: &Arc<Self>) {
         let freeze = self.begin();
         let this = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep(limits::FREEZE).await;
             this.thaw_if(|state| state.freezes == freeze);
         });
+    }
+
+    /// Returns when they stand still, or after half a second.
+    pub async fn prepared(&self) {
         self.cgroups.frozen().await;
     }
 

@@ -25,6 +25,7 @@ pub fn run(address: SocketAddr, options: Options) -> io::Result<()> {
         let handle = Listener::serve(listener, http::router(Arc::clone(&daemon)), bounds);
         daemon.quiesce.govern(handle.clone());
         daemon.ports.start();
+        tokio::spawn(Arc::clone(&daemon.ports).follow());
         if let Some(address) = handle.address() {
             println!("envd: listening on {address}");
         }

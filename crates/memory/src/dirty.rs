@@ -19,6 +19,13 @@ pub struct Run {
     pub pages: u64,
 }
 
+impl Run {
+    /// The page after the last.
+    fn end(self) -> u64 {
+        self.first + self.pages
+    }
+}
+
 /// Bits of a pagemap entry (`proc_pid_pagemap(5)`).
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
@@ -38,7 +45,7 @@ struct Runs(Vec<Run>);
 impl Runs {
     fn add(&mut self, page: u64) {
         match self.0.last_mut() {
-            Some(run) if run.first + run.pages == page => run.pages += 1,
+            Some(run) if run.end() == page => run.pages += 1,
             _ => self.0.push(Run { first: page, pages: 1 }),
         }
     }
@@ -73,14 +80,14 @@ fn collect(entries: &[u8], first: u64, runs: &mut Runs) {
     }
 }
 
-/// Runs that also take in the short clean gaps between dirty ones. A clean page reads the same from the process as from the
-/// file, so writing it changes nothing.
+/// Runs, ascending and perhaps overlapping, as those that also take in the short clean gaps between them. A clean page
+/// reads the same from the process as from the base, so writing it changes nothing.
 pub(crate) fn join(runs: &[Run]) -> Vec<Run> {
     let mut joined: Vec<Run> = Vec::with_capacity(runs.len());
     for run in runs {
         match joined.last_mut() {
-            Some(last) if run.first - (last.first + last.pages) <= JOINED_GAP_PAGES => {
-                last.pages = run.first + run.pages - last.first;
+            Some(last) if run.first <= last.end() + JOINED_GAP_PAGES => {
+                last.pages = last.end().max(run.end()) - last.first;
             }
             _ => joined.push(*run),
         }
@@ -100,6 +107,7 @@ mod tests {
         let runs = [run(0, 2), run(2 + gap, 1), run(3 + gap + gap + 1, 5)];
         assert_eq!(join(&runs), [run(0, 3 + gap), run(4 + 2 * gap, 5)]);
         assert_eq!(join(&[]), []);
+        assert_eq!(join(&[run(0, 9), run(2, 3), run(4, 7)]), [run(0, 11)]);
     }
 
     #[test]

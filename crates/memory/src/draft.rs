@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use crate::copy::{Copier, CopyError};
-use crate::dirty;
+use crate::dirty::{self, Run};
 use crate::generation::{DISK, Generation, MANIFEST, MEMORY, STATE, describe_state};
 use crate::manifest::{Extent, FORMAT, Manifest, ManifestError};
 use crate::mapping::{Mapping, MappingError};
@@ -160,6 +160,8 @@ pub struct Draft {
     memory: File,
     /// Extents the memory has from its ancestors.
     fragments: u64,
+    /// What has places of its own in the memory already, with contents of no meaning; ascending.
+    placed: Vec<Run>,
     committed: bool,
 }
 
@@ -171,7 +173,24 @@ impl Draft {
         DirBuilder::new().mode(0o700).create(&dir).map_err(SaveError::write(&dir))?;
         let path = dir.join(MEMORY);
         let (memory, fragments) = clone_memory(base, &path).inspect_err(|_| remove_quietly(&dir))?;
-        Ok(Self { id, parent_dir: parent_dir.to_owned(), dir, base: base.clone(), memory, fragments, committed: false })
+        let (parent_dir, base) = (parent_dir.to_owned(), base.clone());
+        Ok(Self { id, parent_dir, dir, base, memory, fragments, placed: Vec::new(), committed: false })
+    }
+
+    /// Writes the pages that differ now, while the VM runs, and flushes them, if they are few. Their contents will
+    /// have changed until the save, which writes them again; but only the first write of a page takes it out of the
+    /// extent it shares with the base, and that is what the flush of a small save spends its time on.
+    pub fn place_dirty(&mut self, pid: u32) -> Result<(), SaveError> {
+        let Base::Generation(_) = self.base else { return Ok(()) };
+        let mapping = Mapping::find(pid, &self.base.memory_path(), self.base.memory_bytes())?;
+        let runs = dirty::join(&dirty::scan(pid, &mapping).map_err(process(pid))?);
+        if pages(&runs) > limits::PLACED_PAGES {
+            return Ok(());
+        }
+        // Noted first: what an error leaves in the file has to be written again as well.
+        self.placed.clone_from(&runs);
+        self.copy(pid, &mapping, &runs)?;
+        self.memory.sync_all().map_err(SaveError::write(&self.memory_path()))
     }
 
     /// Where the device state is to be written.
@@ -192,20 +211,17 @@ impl Draft {
     /// Copies the pages that differ from process `pid`, whose virtual CPUs are stopped. Once this returned, the VM may
     /// run on.
     pub fn copy_dirty(self, pid: u32) -> Result<Filled, SaveError> {
-        let process = |source| SaveError::Process { pid, source };
         let started = Instant::now();
         let mapping = Mapping::find(pid, &self.base.memory_path(), self.base.memory_bytes())?;
-        let runs = dirty::scan(pid, &mapping).map_err(process)?;
+        let mut runs = dirty::scan(pid, &mapping).map_err(process(pid))?;
         let scan = started.elapsed();
-        // A page of zeros needs no writing where the base has none but zeros.
-        let skip_zeros = matches!(self.base, Base::Zero { .. });
-        let copier = Copier { pid, mapping: &mapping, memory: &self.memory, skip_zeros };
-        let extents = copier.copy(&dirty::join(&runs)).map_err(|error| match error {
-            CopyError::Read(source) => process(source),
-            CopyError::Write(source) => SaveError::Write { path: self.memory_path(), source },
-        })?;
+        let dirty_pages = pages(&runs);
+        // A page may be the base's again since it was placed: a balloon gives pages back.
+        runs.extend(&self.placed);
+        runs.sort_unstable();
+        let extents = self.copy(pid, &mapping, &dirty::join(&runs))?;
         let report = SaveReport {
-            dirty_pages: runs.iter().map(|run| run.pages).sum(),
+            dirty_pages,
             written_pages: extents.iter().map(|extent| extent.pages).sum(),
             extents: extents.len() as u64,
             scan,
@@ -215,7 +231,16 @@ impl Draft {
         Ok(Filled { draft: self, extents, report })
     }
 
-    /// For a VMM that wrote what differs into [`Self::memory_path`] by itself.
+    fn copy(&self, pid: u32, mapping: &Mapping, runs: &[Run]) -> Result<Vec<Extent>, SaveError> {
+        // A page of zeros needs no writing where the base has none but zeros.
+        let skip_zeros = matches!(self.base, Base::Zero { .. });
+        Copier { pid, mapping, memory: &self.memory, skip_zeros }.copy(runs).map_err(|error| match error {
+            CopyError::Read(source) => process(pid)(source),
+            CopyError::Write(source) => SaveError::Write { path: self.memory_path(), source },
+        })
+    }
+
+    /// For a VMM that wrote what differs into [`Self::memory_path`] by itself; nothing may have been placed.
     pub fn written_by_vmm(self) -> Filled {
         Filled { draft: self, extents: Vec::new(), report: SaveReport::default() }
     }
@@ -287,6 +312,14 @@ impl Draft {
             extents,
         })
     }
+}
+
+fn process(pid: u32) -> impl FnOnce(io::Error) -> SaveError {
+    move |source| SaveError::Process { pid, source }
+}
+
+fn pages(runs: &[Run]) -> u64 {
+    runs.iter().map(|run| run.pages).sum()
 }
 
 /// The base's memory as a new file, and the fragments it consists of.

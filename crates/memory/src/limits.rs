@@ -23,6 +23,9 @@ pub const RUNS_PER_READ: usize = 1024;
 /// ten pages.
 pub const JOINED_GAP_PAGES: u64 = 8;
 
+/// Most pages that are placed ahead of a save (16 MiB). With more, a save takes long for its bytes and not for its extents.
+pub const PLACED_PAGES: u64 = 4096;
+
 /// Extents written into a memory file and its ancestors after which the next one is a full copy, not a reflink: by then the
 /// reflink takes longer.
 pub const FRAGMENTS: u64 = 8192;

@@ -1,57 +1,78 @@
 //! Generations made from a real process: this test itself maps a memory file through a child and reads it back.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+
+use proptest::prelude::*;
 
 use memory::{Base, Draft, Generation, OpenError, SaveError, Seal, Shelf};
 
 const BYTES: u64 = 8 << 20;
 
-/// Python maps a file privately, changes some pages and waits: a VMM as far as `memory` is concerned.
+/// Python maps a file privately and changes pages as it is told: a VMM as far as `memory` is concerned. A page without a
+/// value is given back, as by a balloon.
 const PROGRAM: &str = r"
 import mmap, sys
 memory = open(sys.argv[1], 'r+b')
 flags = mmap.MAP_SHARED if sys.argv[2] == 'shared' else mmap.MAP_PRIVATE
 pages = mmap.mmap(memory.fileno(), 0, flags)
-for spec in sys.argv[3:]:
-    page, value = map(int, spec.split('='))
-    pages[page * 4096:(page + 1) * 4096] = bytes([value]) * 4096
-sys.stdout.write('x'); sys.stdout.flush()
-sys.stdin.read()
+for line in sys.stdin:
+    for spec in line.split():
+        page, value = spec.split('=')
+        start = int(page) * 4096
+        if value:
+            pages[start:start + 4096] = bytes([int(value)]) * 4096
+        else:
+            pages.madvise(mmap.MADV_DONTNEED, start, 4096)
+    sys.stdout.write('x'); sys.stdout.flush()
 ";
 
-struct Vmm(sys::spawn::Process);
+struct Vmm {
+    process: sys::spawn::Process,
+    orders: io::PipeWriter,
+    done: io::PipeReader,
+}
 
 impl Vmm {
     fn start(memory: &Path, kind: &str, writes: &[(u64, u8)]) -> Result<Self, Box<dyn Error>> {
-        use std::io::Read;
-        let writes = writes.iter().map(|(page, value)| format!("{page}={value}"));
         let mut process = sys::spawn::Spawn::new("python3")
             .inherit_env()
             .args(["-c", PROGRAM])
             .arg(memory)
             .arg(kind)
-            .args(writes)
             .stdin(sys::spawn::Stream::Pipe)
             .stdout(sys::spawn::Stream::Pipe)
             .spawn()?;
-        let mut ready = [0];
-        process.take_stdout().ok_or("no pipe")?.read_exact(&mut ready)?;
-        Ok(Self(process))
+        let (orders, done) = (process.take_stdin().ok_or("no pipe")?, process.take_stdout().ok_or("no pipe")?);
+        let mut vmm = Self { process, orders, done };
+        vmm.change(writes.iter().map(|(page, value)| (*page, Some(*value))))?;
+        Ok(vmm)
+    }
+
+    /// Gives pages a value, or gives them back.
+    fn change(&mut self, changes: impl IntoIterator<Item = (u64, Option<u8>)>) -> Result<(), Box<dyn Error>> {
+        let spec = |(page, value): (u64, Option<u8>)| {
+            format!("{page}={} ", value.map(|value| value.to_string()).unwrap_or_default())
+        };
+        let line: String = changes.into_iter().map(spec).collect();
+        writeln!(self.orders, "{line}")?;
+        Ok(self.done.read_exact(&mut [0])?)
     }
 
     fn pid(&self) -> u32 {
-        self.0.pid()
+        self.process.pid()
     }
 }
 
 impl Drop for Vmm {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -92,6 +113,44 @@ fn each_generation_is_its_parent_with_the_dirty_pages_over_it() -> Result<(), Bo
     assert_eq!(Generation::open(second.dir())?, second);
     second.verify()?;
     assert_eq!(shelf.list()?, [first.id(), second.id()]);
+    Ok(())
+}
+
+/// Changes of a VM's few pages, before and after a part of the save was done ahead.
+fn changes() -> impl Strategy<Value = Vec<(u64, Option<u8>)>> {
+    proptest::collection::vec((0_u64..40, any::<Option<u8>>()), 0..20)
+}
+
+#[test]
+fn what_was_placed_ahead_is_as_it_was_at_the_save() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let shelf = Shelf::open(&dir.path().join("shelf"))?;
+    let zero = Base::create_zero(&dir.path().join("zero"), BYTES)?;
+    let booted = Vmm::start(&zero.memory_path(), "private", &[(1, 1), (3, 3), (30, 7), (39, 9)])?;
+    let first = Arc::new(save(&shelf, &zero, booted.pid())?);
+    let base = Base::Generation(Arc::clone(&first));
+    proptest!(ProptestConfig::with_cases(24), |(before in changes(), after in changes())| {
+        let saved = || -> Result<(), Box<dyn Error>> {
+            let mut expected: BTreeMap<u64, u8> = (0..40).map(|number| Ok((number, page(&first, number)?))).collect::<Result<_, Box<dyn Error>>>()?;
+            let restored = expected.clone();
+            for (number, value) in before.iter().chain(&after) {
+                expected.insert(*number, value.unwrap_or(restored[number]));
+            }
+            let mut vmm = Vmm::start(&first.memory_path(), "private", &[])?;
+            vmm.change(before)?;
+            let mut draft = Draft::begin(shelf.dir(), &base)?;
+            draft.place_dirty(vmm.pid())?;
+            vmm.change(after)?;
+            fs::write(draft.state_path(), b"device state")?;
+            let (generation, _) = draft.copy_dirty(vmm.pid())?.commit(Seal::default())?;
+            for (number, value) in expected {
+                assert_eq!(page(&generation, number)?, value, "page {number}");
+            }
+            generation.verify()?;
+            Ok(shelf.remove(generation.id())?)
+        };
+        saved().map_err(|error| TestCaseError::fail(error.to_string()))?;
+    });
     Ok(())
 }
 

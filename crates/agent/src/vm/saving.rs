@@ -55,10 +55,14 @@ impl Vm {
         if matches!(host.pool.kind(), disk::Kind::Plain { .. }) {
             return;
         }
-        let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
+        let (dir, base, pid) = (host.shelf.dir().to_owned(), self.base.clone(), self.keeper.vmm_pid());
+        let begin = move || {
+            let mut draft = Draft::begin(&dir, &base)?;
+            draft.place_dirty(pid).map(|()| draft)
+        };
         self.ahead = Some(tokio::spawn(async move {
             tokio::time::sleep(limits::DRAFT_AHEAD).await;
-            tokio::task::spawn_blocking(move || Draft::begin(&dir, &base).ok()).await.ok().flatten()
+            tokio::task::spawn_blocking(move || begin().ok()).await.ok().flatten()
         }));
     }
 

@@ -57,8 +57,10 @@ pub(super) async fn envs(State(daemon): State<Arc<Daemon>>) -> Json<BTreeMap<Str
 /// `POST /snapshot/prepare`: 204 once nothing in the guest runs by itself.
 pub(super) async fn prepare(State(daemon): State<Arc<Daemon>>) -> StatusCode {
     daemon.inquiry.end();
+    // Processes come to rest while the forwarding of their ports ends.
+    daemon.quiesce.prepare();
     daemon.ports.stop().await;
-    daemon.quiesce.prepare().await;
+    daemon.quiesce.prepared().await;
     StatusCode::NO_CONTENT
 }
 
