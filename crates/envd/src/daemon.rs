@@ -8,9 +8,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use tokio::sync::Notify;
 
 use crate::cgroups::Cgroups;
 use crate::filesystem::Watchers;
+use crate::handover::Supervisor;
 use crate::metadata::{Inquiry, Metadata};
 use crate::ports::Ports;
 use crate::process::Table;
@@ -21,6 +23,8 @@ use crate::users::{self, UnknownUser, User};
 /// How a daemon is run.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The daemon's own binary, as it was started.
+    pub program: PathBuf,
     /// Where the daemon keeps its own files.
     pub run_dir: PathBuf,
     /// Mount point of cgroup v2; none to run without groups.
@@ -29,6 +33,8 @@ pub struct Options {
     pub forward_address: Option<IpAddr>,
     /// Whether this machine is ours: only then are its clock, host name and identity changed.
     pub owns_machine: bool,
+    /// Soft and hard bound of the descriptors a user's process may have open.
+    pub descriptors: (u64, u64),
 }
 
 /// Everything the services share.
@@ -47,6 +53,10 @@ pub struct Daemon {
     pub ports: Arc<Ports>,
     /// Asking the host who we are.
     pub inquiry: Inquiry,
+    /// Who keeps what must outlive this daemon.
+    pub supervisor: Supervisor,
+    /// A newer binary is in place: this daemon is to end.
+    pub replaced: Notify,
     /// One `/init` at a time.
     pub init: tokio::sync::Mutex<()>,
     /// How the daemon is run.
@@ -55,7 +65,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Prepares directories and groups. Blocks.
-    pub fn open(options: Options) -> Self {
+    pub fn open(options: Options, supervisor: Supervisor) -> Self {
         if let Err(error) = std::fs::create_dir_all(&options.run_dir) {
             tracing::warn!(%error, directory = %options.run_dir.display(), "run directory");
         }
@@ -68,6 +78,8 @@ impl Daemon {
             watchers: Watchers::default(),
             inquiry: Inquiry::default(),
             ports: Arc::new(Ports::new(options.forward_address)),
+            supervisor,
+            replaced: Notify::new(),
             init: tokio::sync::Mutex::default(),
             options,
         }

@@ -10,7 +10,9 @@
 
 pub mod cgroups;
 pub mod daemon;
+pub mod descriptors;
 pub mod filesystem;
+pub mod handover;
 pub mod http;
 pub mod init;
 pub mod limits;
@@ -23,4 +25,5 @@ pub mod quiesce;
 pub mod serve;
 pub mod settings;
 pub mod stream;
+pub mod supervise;
 pub mod users;

@@ -18,6 +18,9 @@ pub const PROCESSES: usize = 4096;
 pub const RETAINED_EXITS: usize = 1024;
 /// How long an ended process is remembered.
 pub const RETENTION: Duration = Duration::from_secs(30);
+/// What a daemon may note of a process for the next one, in bytes. A packet must fit a socket's buffer
+/// (`net.core.wmem_default`, 208 KiB).
+pub const RECORD_BYTES: usize = 64 * 1024;
 /// Silence of an output some other process still holds open, after which the process's end is reported.
 pub const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// The same after a kill, when nobody expects more.
@@ -32,6 +35,12 @@ pub const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 pub const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Largest body of a control request (`/init`).
 pub const CONTROL_BYTES: usize = 1024 * 1024;
+/// Largest daemon an upgrade brings.
+pub const DAEMON_BYTES: usize = 64 * 1024 * 1024;
+/// How often, and after which pause, a program that is still open for writing is tried again.
+pub const BUSY_RETRIES: usize = 50;
+/// See [`BUSY_RETRIES`].
+pub const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Files up to this size are read whole before the answer begins, so that its length is known.
 pub const WHOLE_FILE: usize = 64 * 1024;
@@ -78,3 +87,8 @@ pub const CLOCK_SLACK: (Duration, Duration) = (Duration::from_millis(50), Durati
 pub const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Idle connections; longer than the host's 620 s, so that the host closes first.
 pub const IDLE: Duration = Duration::from_secs(640);
+
+/// A daemon that ran so long is started again at once; one that ended sooner after [`RESTART_PAUSE`].
+pub const STEADY: Duration = Duration::from_secs(5);
+/// See [`STEADY`].
+pub const RESTART_PAUSE: Duration = Duration::from_millis(500);

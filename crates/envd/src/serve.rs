@@ -1,36 +1,59 @@
 //! Running the daemon until it is told to stop.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use listen::{Limits, Listener};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::daemon::{Daemon, Options, blocking};
-use crate::{http, limits};
+use crate::daemon::{Daemon, Options};
+use crate::handover::{Estate, Supervisor};
+use crate::{http, limits, process};
 
 /// Threads that poll; what blocks has its own.
 const WORKERS: usize = 2;
 
-/// Serves on `address` until SIGTERM. Prints the bound address on standard output once ready.
-pub fn run(address: SocketAddr, options: Options) -> io::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?.block_on(async {
-        let daemon = blocking(|| Ok::<_, crate::daemon::Interrupted>(Arc::new(Daemon::open(options)))).await;
-        let daemon = daemon.map_err(io::Error::other)?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let listener = TcpListener::bind(address).await?;
-        let bounds = Limits { idle: limits::IDLE, ..Limits::default() };
-        let handle = Listener::serve(listener, http::router(Arc::clone(&daemon)), bounds);
-        daemon.quiesce.govern(handle.clone());
-        daemon.ports.start();
-        tokio::spawn(Arc::clone(&daemon.ports).follow());
-        if let Some(address) = handle.address() {
-            println!("envd: listening on {address}");
-        }
-        terminate.recv().await;
-        handle.stop(limits::STOP_GRACE).await;
-        Ok(())
-    })
+/// Serves on `address`, or where the daemon before this one listened, until SIGTERM or an upgrade. Prints the bound
+/// address on standard output once ready. `supervisor` is the socket to whoever keeps what earlier daemons left.
+pub fn run(address: SocketAddr, options: Options, supervisor: Option<OwnedFd>) -> io::Result<()> {
+    let (supervisor, estate) = match supervisor {
+        Some(socket) => Supervisor::meet(socket)?,
+        None => (Supervisor::none(), Estate::default()),
+    };
+    let daemon = Arc::new(Daemon::open(options, supervisor));
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()?
+        .block_on(serve(address, daemon, estate))
+}
+
+async fn serve(address: SocketAddr, daemon: Arc<Daemon>, estate: Estate) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listener = match estate.listener {
+        Some(inherited) => TcpListener::from_std(inherited.into())?,
+        None => TcpListener::bind(address).await?,
+    };
+    daemon.supervisor.listener(listener.as_fd());
+    process::adopt(&daemon, estate.processes);
+    daemon.supervisor.listen()?;
+    let bounds = Limits { idle: limits::IDLE, ..Limits::default() };
+    let handle = Listener::serve(listener, http::router(Arc::clone(&daemon)), bounds);
+    daemon.quiesce.govern(handle.clone());
+    daemon.ports.start();
+    tokio::spawn(Arc::clone(&daemon.ports).follow());
+    if let Some(address) = handle.address() {
+        // Whoever started the first daemon need not be there for a later one.
+        let _ = writeln!(io::stdout(), "envd: listening on {address}");
+    }
+    daemon.supervisor.ready();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        () = daemon.replaced.notified() => {}
+    }
+    handle.stop(limits::STOP_GRACE).await;
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod encoding;
 mod metrics;
 mod range;
 mod refusal;
+mod upgrade;
 mod upload;
 
 use std::sync::Arc;
@@ -42,8 +43,11 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .layer(DefaultBodyLimit::max(limits::CONTROL_BYTES));
     let files =
         Router::new().route("/files", get(download::download).post(upload::upload)).layer(DefaultBodyLimit::disable());
+    let upgrade =
+        Router::new().route("/upgrade", post(upgrade::upgrade)).layer(DefaultBodyLimit::max(limits::DAEMON_BYTES));
     control
         .merge(files)
+        .merge(upgrade)
         .fallback_service(rpc(&daemon))
         .layer(middleware::from_fn_with_state(Arc::clone(&daemon), auth::guard))
         .layer(cors())

@@ -34,6 +34,11 @@ impl Input {
         Self(Mutex::new(State::Pipe(sender)))
     }
 
+    /// It was one.
+    pub(super) fn closed() -> Self {
+        Self(Mutex::new(State::Closed))
+    }
+
     pub(super) fn none() -> Self {
         Self(Mutex::new(State::None))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::process::StartRequest;
 use rustix::io::Errno;
+use rustix::process::Resource;
 use sys::spawn::{Credentials, Exit, Spawn, Stream};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
@@ -18,11 +20,13 @@ use super::audience::{Audience, News, Past};
 use super::end::End;
 use super::input::Input;
 use super::pump::{Drain, Output};
-use super::shepherd::{self, Child};
+use super::record::{self, Record};
+use super::shepherd::{Child, Shepherd};
 use super::terminal::Terminal;
 use super::{Process, State};
 use crate::cgroups::Group;
 use crate::daemon::Daemon;
+use crate::handover::Supervisor;
 use crate::paths::{self, PathError};
 use crate::users::User;
 
@@ -65,24 +69,29 @@ pub(super) fn launch(
         return Err(LaunchError::TooMany);
     }
     let spawn = command(daemon, &request, user)?;
-    let streams = Streams::open(&request)?;
-    let spawn = streams.child.attach(spawn);
-    let started = spawn.spawn();
-    let child = match started {
-        Ok(process) => Child::new(process)?,
+    let (streams, theirs) = Streams::open(&request)?;
+    let child = match theirs.attach(spawn).spawn() {
+        Ok(process) => process,
         Err(error) => return never_started(daemon, request, &error),
     };
-    let process = Arc::new(process(child.pid(), request, streams.terminal, streams.input));
+    let pid = child.pid();
+    let child = Child::own(child)?;
+    let held = streams.leave_with(&daemon.supervisor, pid, &request, limit);
+    let process =
+        Arc::new(process(pid, held, request, streams.terminal, streams.input.map_or_else(Input::none, Input::pipe)));
     let news = process.audience.join(Past::Unheard);
     daemon.processes.insert(Arc::clone(&process));
-    let table = Arc::clone(&daemon.processes);
-    tokio::spawn(shepherd::tend(Arc::clone(&process), table, child, streams.outputs, limit));
+    let (table, supervisor) = (Arc::clone(&daemon.processes), daemon.supervisor.clone());
+    let shepherd =
+        Shepherd { process: Arc::clone(&process), table, supervisor, child, outputs: streams.outputs, limit };
+    tokio::spawn(shepherd.tend());
     Ok(Launched { process, news })
 }
 
-fn process(pid: u32, request: StartRequest, terminal: Option<Arc<Terminal>>, input: Input) -> Process {
+fn process(pid: u32, held: u64, request: StartRequest, terminal: Option<Arc<Terminal>>, input: Input) -> Process {
     Process {
         pid,
+        held,
         config: request.process.into_option().unwrap_or_default(),
         tag: request.tag,
         audience: if terminal.is_some() { Audience::of_terminal() } else { Audience::new() },
@@ -109,11 +118,13 @@ fn command(daemon: &Daemon, request: &StartRequest, user: &User) -> Result<Spawn
     env.extend(settings.env);
     env.extend(config.envs.iter().map(|(key, value)| (key.clone(), value.clone())));
     let credentials = Credentials { uid: user.uid, gid: user.gid, groups: user.groups.clone() };
+    let (soft, hard) = daemon.options.descriptors;
     let mut spawn = Spawn::new(Path::new(&config.cmd))
         .args(&config.args)
         .cwd(cwd)
         .new_session()
         .nice(0)
+        .limit(Resource::Nofile as u32, soft, hard)
         .oom_score_adj(OOM_SCORE_ADJ)
         .credentials(credentials);
     // A name the kernel's environment format cannot hold would end the whole start.
@@ -127,14 +138,14 @@ fn command(daemon: &Daemon, request: &StartRequest, user: &User) -> Result<Spawn
     })
 }
 
-/// Both ends of everything a process reads and writes.
+/// Our ends of everything a process reads and writes.
 struct Streams {
-    child: ChildStreams,
     terminal: Option<Arc<Terminal>>,
-    input: Input,
+    input: Option<pipe::Sender>,
     outputs: Vec<Output>,
 }
 
+/// The process's ends.
 struct ChildStreams {
     stdin: Stream,
     stdout: Stream,
@@ -150,38 +161,45 @@ impl ChildStreams {
 }
 
 impl Streams {
-    fn open(request: &StartRequest) -> io::Result<Self> {
+    fn open(request: &StartRequest) -> io::Result<(Self, ChildStreams)> {
         match request.pty.as_option() {
             Some(pty) => {
                 let (terminal, end) = Terminal::open(pty)?;
                 let terminal = Arc::new(terminal);
                 let (stdin, stdout) = (Stream::Fd(end.try_clone()?), Stream::Fd(end.try_clone()?));
-                Ok(Self {
-                    child: ChildStreams { stdin, stdout, stderr: Stream::Fd(end), is_terminal: true },
-                    outputs: vec![Output::Pty(Arc::clone(&terminal))],
-                    terminal: Some(terminal),
-                    input: Input::none(),
-                })
+                let child = ChildStreams { stdin, stdout, stderr: Stream::Fd(end), is_terminal: true };
+                let outputs = vec![Output::Pty(Arc::clone(&terminal))];
+                Ok((Self { outputs, terminal: Some(terminal), input: None }, child))
             }
             None => Self::pipes(request.stdin != Some(false)),
         }
     }
 
-    fn pipes(with_stdin: bool) -> io::Result<Self> {
+    fn pipes(with_stdin: bool) -> io::Result<(Self, ChildStreams)> {
         let (stdout, our_stdout) = output_pipe()?;
         let (stderr, our_stderr) = output_pipe()?;
         let (stdin, input) = if with_stdin {
             let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            (Stream::Fd(theirs), Input::pipe(pipe::Sender::from_owned_fd(ours)?))
+            (Stream::Fd(theirs), Some(pipe::Sender::from_owned_fd(ours)?))
         } else {
-            (Stream::Null, Input::none())
+            (Stream::Null, None)
         };
-        Ok(Self {
-            child: ChildStreams { stdin, stdout, stderr, is_terminal: false },
-            terminal: None,
-            input,
-            outputs: vec![Output::Stdout(our_stdout), Output::Stderr(our_stderr)],
-        })
+        let outputs = vec![Output::Stdout(our_stdout), Output::Stderr(our_stderr)];
+        let child = ChildStreams { stdin, stdout, stderr, is_terminal: false };
+        Ok((Self { terminal: None, input, outputs }, child))
+    }
+
+    /// Duplicates of our ends, so that the process does not notice the death of this daemon.
+    fn leave_with(&self, supervisor: &Supervisor, pid: u32, request: &StartRequest, limit: Option<Duration>) -> u64 {
+        let record = || Record {
+            config: request.process.as_option().cloned().unwrap_or_default(),
+            tag: request.tag.clone(),
+            terminal: self.terminal.is_some(),
+            stdin: self.input.is_some(),
+            deadline_ms: limit.map(record::deadline_ms),
+        };
+        let outputs: Vec<_> = self.outputs.iter().map(Output::descriptor).collect();
+        supervisor.hold(pid, || record().encode(), self.input.as_ref().map(AsFd::as_fd), &outputs)
     }
 }
 
@@ -203,7 +221,7 @@ fn never_started(daemon: &Daemon, request: StartRequest, error: &io::Error) -> R
     let is_terminal = request.pty.is_set();
     let line = format!("{}: {reason}{}", request.process.cmd, if is_terminal { "\r\n" } else { "\n" });
     let pid = NEXT.fetch_add(1, Ordering::Relaxed);
-    let process = Arc::new(process(pid, request, None, Input::none()));
+    let process = Arc::new(process(pid, 0, request, None, Input::none()));
     let news = process.audience.join(Past::Unheard);
     process.mark_reaped();
     daemon.processes.retire(&process);

@@ -4,11 +4,13 @@
 //! moment ([`audience`]); a slow reader slows the process down, and output nobody wants is dropped. A terminal's last
 //! output is kept as well ([`ring`]): whoever attaches by tag sees it.
 
+mod adopt;
 mod audience;
 mod end;
 mod input;
 mod launch;
 mod pump;
+mod record;
 mod ring;
 mod service;
 mod shepherd;
@@ -16,6 +18,7 @@ mod stream;
 mod table;
 mod terminal;
 
+pub use adopt::adopt;
 pub use service::ProcessService;
 pub use table::Table;
 
@@ -30,6 +33,8 @@ use terminal::Terminal;
 /// A process started through the daemon.
 pub struct Process {
     pid: u32,
+    /// Its number with the supervisor.
+    held: u64,
     config: ProcessConfig,
     tag: Option<String>,
     terminal: Option<std::sync::Arc<Terminal>>,

@@ -1,6 +1,7 @@
 //! From a process's output to its audience.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,14 @@ pub(super) enum Output {
 }
 
 impl Output {
+    /// What a supervisor keeps of it.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stdout(pipe) | Self::Stderr(pipe) => pipe.as_fd(),
+            Self::Pty(terminal) => terminal.descriptor(),
+        }
+    }
+
     async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Stdout(pipe) | Self::Stderr(pipe) => pipe.read(buffer).await,
@@ -69,37 +78,38 @@ impl Drain {
     }
 }
 
-/// Runs until the output is closed, or the process has ended and nothing came for the grace.
-///
-/// A process the ended one left behind may write later; closing the pipe would kill it by `SIGPIPE`. So what comes
-/// then is read and dropped, for as long as the pipe is open.
-pub(super) async fn pump(mut output: Output, process: Arc<Process>, mut drain: watch::Receiver<Drain>) {
+/// An output that is still open although its process has ended.
+pub(super) struct Rest(Output, Vec<u8>);
+
+impl Rest {
+    /// Reads and drops what comes until it is closed.
+    pub(super) async fn discard(self) {
+        let Self(mut output, mut buffer) = self;
+        while matches!(output.read(&mut buffer).await, Ok(1..)) {}
+    }
+}
+
+/// Runs until the output is closed, or the process has ended and nothing came for the grace; then there is a rest.
+pub(super) async fn pump(mut output: Output, process: Arc<Process>, mut drain: watch::Receiver<Drain>) -> Option<Rest> {
     let mut buffer = vec![0; output.chunk()];
     loop {
         let read = tokio::select! {
             biased;
             read = output.read(&mut buffer) => read,
-            () = quiet(&mut drain) => {
-                tokio::spawn(discard(output, buffer));
-                return;
-            }
+            () = quiet(&mut drain) => return Some(Rest(output, buffer)),
         };
         match read {
-            Ok(0) => return,
+            Ok(0) => return None,
             Ok(count) => {
                 let bytes = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
                 process.audience.tell(output.news(bytes)).await;
             }
             Err(error) => {
                 tracing::warn!(pid = process.pid, %error, "output of a process");
-                return;
+                return None;
             }
         }
     }
-}
-
-async fn discard(mut output: Output, mut buffer: Vec<u8>) {
-    while matches!(output.read(&mut buffer).await, Ok(1..)) {}
 }
 
 /// Returns once the process has ended and the grace has passed since the call.

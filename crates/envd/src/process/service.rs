@@ -161,6 +161,7 @@ impl Rpc for ProcessService {
             return Err(ConnectError::failed_precondition("a terminal has no stdin to close; send byte 4 instead"));
         }
         process.input.close().await?;
+        self.daemon.supervisor.close_input(process.held);
         Response::ok(CloseStdinResponse::default())
     }
 }

@@ -1,7 +1,7 @@
 //! The daemon's side of a pseudo terminal.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use proto::process::PTY;
 use rustix::io::Errno;
@@ -30,8 +30,18 @@ impl Terminal {
         let name = ptsname(&master, Vec::new())?;
         let process_side = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::termios::tcsetwinsize(&master, winsize(pty))?;
+        Ok((Self::from_master(master)?, process_side))
+    }
+
+    /// One whose pair was opened before.
+    pub(super) fn from_master(master: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&master, true)?;
-        Ok((Self(sys::readiness::watch(master, Interest::READABLE | Interest::WRITABLE)?), process_side))
+        Ok(Self(sys::readiness::watch(master, Interest::READABLE | Interest::WRITABLE)?))
+    }
+
+    /// The master.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
     }
 
     pub(super) fn resize(&self, pty: &PTY) -> io::Result<()> {

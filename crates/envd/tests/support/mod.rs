@@ -32,7 +32,8 @@ pub struct Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // A supervisor takes its daemon along.
+        let _ = self.process.terminate();
         let _ = self.process.wait();
     }
 }
@@ -62,20 +63,60 @@ impl Daemon {
 
     /// With further arguments.
     pub fn start_with(arguments: &[&str]) -> Result<Self> {
+        Self::start_program(env!("CARGO_BIN_EXE_envd").as_ref(), tempfile::tempdir()?, arguments)
+    }
+
+    /// With a supervisor, from a binary of its own.
+    pub fn supervised() -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let mut process = Spawn::new(env!("CARGO_BIN_EXE_envd"))
-            .args(["--address", "127.0.0.1", "--port", "0", "--run-dir"])
-            .arg(directory.path().join("run"))
-            .args(arguments)
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .stdout(Stream::Pipe)
-            .stderr(Stream::Inherit)
-            .spawn()?;
+        let program = directory.path().join("envd");
+        std::fs::copy(env!("CARGO_BIN_EXE_envd"), &program)?;
+        Self::start_program(&program, directory, &["--supervise"])
+    }
+
+    fn start_program(program: &Path, directory: TempDir, arguments: &[&str]) -> Result<Self> {
+        let spawn = || {
+            Spawn::new(program)
+                .args(["--address", "127.0.0.1", "--port", "0", "--run-dir"])
+                .arg(directory.path().join("run"))
+                .args(arguments)
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .stdout(Stream::Pipe)
+                .stderr(Stream::Inherit)
+                .spawn()
+        };
+        // While other tests start processes, a file just written may still be open for writing in one of them.
+        let busy = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ExecutableFileBusy;
+        let mut process = loop {
+            match spawn() {
+                Err(error) if busy(&error) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                started => break started?,
+            }
+        };
         let mut line = String::new();
         BufReader::new(process.take_stdout().ok_or("no stdout")?).read_line(&mut line)?;
         let address = line.trim().rsplit(' ').next().ok_or("no address")?.to_owned();
         let client = Client::builder(TokioExecutor::new()).build_http();
         Ok(Self { process, address, directory, client, headers: HeaderMap::new() })
+    }
+
+    /// The daemon behind the supervisor: its only child that is one.
+    pub fn supervised_pid(&self) -> Result<u32> {
+        let supervisor = self.process.pid();
+        let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"))?;
+        for pid in children.split_whitespace() {
+            if std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?.contains("--supervised") {
+                return Ok(pid.parse()?);
+            }
+        }
+        Err("no daemon runs".into())
+    }
+
+    /// Stops the supervisor by signal, or lets it go on.
+    pub fn stop_supervisor(&self, stop: bool) -> Result {
+        use rustix::process::{Pid, Signal, kill_process};
+        let pid = Pid::from_raw(self.process.pid().cast_signed()).ok_or("no pid")?;
+        Ok(kill_process(pid, if stop { Signal::STOP } else { Signal::CONT })?)
     }
 
     /// A directory of the test's own.

@@ -103,6 +103,18 @@ impl Process {
         }
     }
 
+    /// Waits for its end and leaves it a zombie: its pid stays its own. Blocks.
+    pub fn peek(&mut self) -> io::Result<Exit> {
+        let status = match self.exit {
+            Some(exit) => return Ok(exit),
+            None => rustix::process::waitid(
+                WaitId::PidFd(self.pidfd.as_fd()),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            )?,
+        };
+        status.as_ref().map(Exit::waited).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
     /// Its end, if it has ended; reaps it then.
     pub fn try_wait(&mut self) -> io::Result<Option<Exit>> {
         Ok(self.reap(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?)
@@ -118,7 +130,16 @@ impl Process {
 
     /// Sends `SIGKILL`; to a process that has been reaped, nothing.
     pub fn kill(&mut self) -> io::Result<()> {
-        match rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL) {
+        self.signal(Signal::KILL)
+    }
+
+    /// Sends `SIGTERM`; to a process that has been reaped, nothing.
+    pub fn terminate(&mut self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

@@ -109,6 +109,32 @@ pub async fn goes_on_after_a_pause(platform: &mut Platform) -> Verdict {
     platform.destroy(id).await
 }
 
+/// `kill -9` of the guest daemon: processes keep their pids and go on, and the next daemon knows them.
+pub async fn outlives_its_daemon(platform: &mut Platform) -> Verdict {
+    let id = platform.capsule().await?.id;
+    let counter = ExecRequest {
+        cmd: "/bin/sh".to_owned(),
+        args: vec![
+            "-c".to_owned(),
+            "i=0; while sleep 0.05; do i=$((i+1)); echo $i; echo $i > /run/count; done".to_owned(),
+        ],
+        tag: Some("counter".to_owned()),
+        ..ExecRequest::default()
+    };
+    let started = platform.client.start(id, &counter).await?;
+    // The command's own answer goes with the daemon.
+    let _ = platform.sh(id, "pkill -9 -x envd; sleep 1").await;
+    let listed = platform.client.processes(id).await?;
+    assert!(listed.iter().any(|p| p.pid == started.pid && p.tag.as_deref() == Some("counter")), "{listed:?}");
+    let count = "a=$(cat /run/count); sleep 1; b=$(cat /run/count); echo $((b > a)); pgrep -x -c envd";
+    assert_eq!(platform.sh(id, count).await?, "1\n1\n");
+    platform.client.kill(id, &"counter".parse()?, false).await?;
+    while platform.client.processes(id).await?.iter().any(|p| p.pid == started.pid) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    platform.destroy(id).await
+}
+
 /// Capsules made from one memory have nothing in common that ought to be secret.
 pub async fn differs_from_its_siblings(platform: &mut Platform) -> Verdict {
     let script = "cat /proc/sys/kernel/random/uuid /etc/machine-id; head -c 16 /dev/urandom | sha256sum; hostname
