@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::daemon::{Daemon, Options};
 use crate::handover::{Estate, Supervisor};
 use crate::{http, limits, process};
 
-/// Threads that poll; what blocks has its own.
+/// Most threads that poll; what blocks has its own.
 const WORKERS: usize = 2;
 
 /// Serves on `address`, or where the daemon before this one listened, until SIGTERM or an upgrade. Prints the bound
@@ -24,8 +25,10 @@ pub fn run(address: SocketAddr, options: Options, supervisor: Option<OwnedFd>) -
         None => (Supervisor::none(), Estate::default()),
     };
     let daemon = Arc::new(Daemon::open(options, supervisor));
+    // With one processor a second worker only adds switches between the two.
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(processors.min(WORKERS))
         .enable_all()
         .build()?
         .block_on(serve(address, daemon, estate))
