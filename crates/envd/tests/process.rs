@@ -290,3 +290,47 @@ async fn a_kill_reaches_the_whole_group_and_a_term_only_the_process() -> Result 
     assert_eq!(left.text(), "");
     Ok(())
 }
+
+#[tokio::test]
+async fn ten_thousand_starts_and_two_hundred_at_once_leave_nothing() -> Result {
+    const LANES: usize = 8;
+    let mut daemon = Daemon::start()?;
+    // Otherwise the test's own connections, kept for reuse, would count.
+    daemon.headers.insert("connection", "close".parse()?);
+    let daemon = daemon;
+    let run = async |count: usize| {
+        let lane = async || {
+            for _ in 0..count / LANES {
+                let request = json!({ "process": { "cmd": "/bin/true" } });
+                let (_, frames) = daemon.launch(request, &[]).await?;
+                assert_eq!(frames.finish().await?.end["exited"], true);
+            }
+            Result::Ok(())
+        };
+        futures_util::future::try_join_all((0..LANES).map(|_| lane())).await
+    };
+    let settled = async || {
+        let holdings = daemon.holdings()?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok((holdings == daemon.holdings()? && holdings.1 == 0).then_some(holdings))
+    };
+    run(LANES * 25).await?;
+    let before = eventually(settled).await?;
+    run(10_000).await?;
+    let sleepers: Vec<_> =
+        futures_util::future::try_join_all((0..200).map(|_| async {
+            daemon.launch(json!({ "process": { "cmd": "/bin/sleep", "args": ["600"] } }), &[]).await
+        }))
+        .await?;
+    let list = daemon.rpc("process.Process/List", json!({})).await?.unwrap_or_default();
+    assert_eq!(list["processes"].as_array().map(Vec::len), Some(200));
+    for (pid, _) in &sleepers {
+        let kill = json!({ "process": { "pid": pid }, "signal": "SIGNAL_SIGKILL" });
+        assert!(daemon.rpc("process.Process/SendSignal", kill).await?.is_ok());
+    }
+    for (_, frames) in sleepers {
+        assert_eq!(frames.finish().await?.end["status"], "signal: killed");
+    }
+    assert_eq!(eventually(settled).await?, before, "open descriptors, children");
+    Ok(())
+}

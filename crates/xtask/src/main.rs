@@ -28,7 +28,7 @@ usage: cargo xtask TASK
   test [crates|guest|sdk]
                         install what is missing, run all tests, real virtual machines included
   bench [NAME…] [--json]
-                        create, resume, pause, exec: figures against what the machine allows
+                        create, resume, pause, exec, envd: figures against what the machine allows
   check                 formatting, lints, architecture rules
   guest                 build the static guest daemon and print its path";
 

@@ -53,6 +53,10 @@ pub const TEST: &[Need] = &[
     Need { package: "npm", present: Present::Program("npm"), why: "JavaScript SDK" },
 ];
 
+/// To measure the guest daemon, beyond [`RUN`].
+pub const BENCH: &[Need] =
+    &[Need { package: "nginx", present: Present::Program("nginx"), why: "what file transfers are measured against" }];
+
 /// Whether the user is asked before packages are installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consent {

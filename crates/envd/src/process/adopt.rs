@@ -51,7 +51,7 @@ fn adopt_one(daemon: &Daemon, inherited: Inherited) -> Result<(), AdoptError> {
         held: held.id,
         config: record.config,
         tag: record.tag,
-        audience: if record.terminal { Audience::of_terminal() } else { Audience::new() },
+        audience: Arc::new(if record.terminal { Audience::of_terminal() } else { Audience::new() }),
         terminal,
         input: match input {
             Some(input) => Input::pipe(pipe::Sender::from_owned_fd(input)?),

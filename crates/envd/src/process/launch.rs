@@ -54,7 +54,7 @@ pub(super) enum LaunchError {
 
 /// A launched process and what it says from its first byte on.
 pub(super) struct Launched {
-    pub(super) process: Arc<Process>,
+    pub(super) pid: u32,
     pub(super) news: mpsc::Receiver<News>,
 }
 
@@ -85,7 +85,7 @@ pub(super) fn launch(
     let shepherd =
         Shepherd { process: Arc::clone(&process), table, supervisor, child, outputs: streams.outputs, limit };
     tokio::spawn(shepherd.tend());
-    Ok(Launched { process, news })
+    Ok(Launched { pid, news })
 }
 
 fn process(pid: u32, held: u64, request: StartRequest, terminal: Option<Arc<Terminal>>, input: Input) -> Process {
@@ -94,7 +94,7 @@ fn process(pid: u32, held: u64, request: StartRequest, terminal: Option<Arc<Term
         held,
         config: request.process.into_option().unwrap_or_default(),
         tag: request.tag,
-        audience: if terminal.is_some() { Audience::of_terminal() } else { Audience::new() },
+        audience: Arc::new(if terminal.is_some() { Audience::of_terminal() } else { Audience::new() }),
         terminal,
         input,
         grace: watch::Sender::new(Drain::new()),
@@ -231,5 +231,5 @@ fn never_started(daemon: &Daemon, request: StartRequest, error: &io::Error) -> R
         told.audience.tell(if is_terminal { News::Pty(line) } else { News::Stderr(line) }).await;
         told.audience.end(End { exit: Exit::Code(code), timed_out: false }).await;
     });
-    Ok(Launched { process, news })
+    Ok(Launched { pid, news })
 }

@@ -22,7 +22,7 @@ pub use adopt::adopt;
 pub use service::ProcessService;
 pub use table::Table;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::process::{ProcessConfig, ProcessInfo, Signal};
 
@@ -37,9 +37,9 @@ pub struct Process {
     held: u64,
     config: ProcessConfig,
     tag: Option<String>,
-    terminal: Option<std::sync::Arc<Terminal>>,
+    terminal: Option<Arc<Terminal>>,
     input: Input,
-    audience: Audience,
+    audience: Arc<Audience>,
     /// How long to wait for output others hold open, once the process itself has ended.
     grace: tokio::sync::watch::Sender<pump::Drain>,
     state: Mutex<State>,

@@ -58,11 +58,11 @@ impl Rpc for ProcessService {
     ) -> ServiceResult<ServiceStream<ConnectResponse>> {
         let request = request.to_owned_message();
         let selector = chosen(request.process.as_option())?;
-        let process = self.daemon.processes.find_even_ended(selector).ok_or_else(|| unknown(selector))?;
+        let voice = self.daemon.processes.find_even_ended(selector).ok_or_else(|| unknown(selector))?;
         // A tag is the name somebody comes back by; a pid is known to whoever has seen what came before.
         let past = if matches!(selector, Selector::Tag(_)) { Past::Replayed } else { Past::Unheard };
-        let news = process.audience.join(past);
-        let events = events(process, news, keepalive_interval(ctx.headers()));
+        let news = voice.audience.join(past);
+        let events = events(voice.pid, news, keepalive_interval(ctx.headers()));
         Ok(Response::stream(
             events.map(|event| event.map(|event| ConnectResponse { event: event.into(), ..Default::default() })),
         ))
@@ -83,7 +83,7 @@ impl Rpc for ProcessService {
             launch::launch(&daemon, request, &user, limit).map_err(ConnectError::from)
         })
         .await?;
-        let events = events(launched.process, launched.news, keepalive);
+        let events = events(launched.pid, launched.news, keepalive);
         Ok(Response::stream(
             events.map(|event| event.map(|event| StartResponse { event: event.into(), ..Default::default() })),
         ))

@@ -1,6 +1,5 @@
 //! A subscription as the message stream a client sees.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use connectrpc::ConnectError;
@@ -10,11 +9,10 @@ use proto::process::process_event::data_event::Output;
 use proto::process::process_event::{DataEvent, Event, KeepAlive, StartEvent};
 use tokio::sync::mpsc;
 
-use super::Process;
 use super::audience::News;
 
 enum Next {
-    Start(Arc<Process>),
+    Start,
     News,
     /// The process was killed by its time limit: after the end, the stream fails.
     Expired,
@@ -23,14 +21,14 @@ enum Next {
 
 /// Start, output, keep-alives, end. Dropping it detaches the client and does nothing to the process.
 pub(super) fn events(
-    process: Arc<Process>,
+    pid: u32,
     news: mpsc::Receiver<News>,
     keepalive: Duration,
 ) -> impl Stream<Item = Result<ProcessEvent, ConnectError>> + Send {
-    stream::unfold((Next::Start(process), news), move |(next, mut news)| async move {
+    stream::unfold((Next::Start, news), move |(next, mut news)| async move {
         match next {
-            Next::Start(process) => {
-                let start = StartEvent { pid: process.pid, ..Default::default() };
+            Next::Start => {
+                let start = StartEvent { pid, ..Default::default() };
                 Some((Ok(event(start)), (Next::News, news)))
             }
             Next::News => match tokio::time::timeout(keepalive, news.recv()).await {

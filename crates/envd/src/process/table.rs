@@ -7,7 +7,16 @@ use proto::process::process_selector::Selector;
 use tokio::time::Instant;
 
 use super::Process;
+use super::audience::Audience;
 use crate::limits;
+
+/// What is left of a process once it has ended: no descriptor of it stays open for the sake of late subscribers.
+#[derive(Clone)]
+pub(super) struct Voice {
+    pub(super) pid: u32,
+    tag: Option<String>,
+    pub(super) audience: Arc<Audience>,
+}
 
 /// Live processes, and for a while those that have ended.
 #[derive(Default)]
@@ -16,7 +25,7 @@ pub struct Table(Mutex<Rows>);
 #[derive(Default)]
 struct Rows {
     live: HashMap<u32, (u64, Arc<Process>)>,
-    ended: VecDeque<(Instant, Arc<Process>)>,
+    ended: VecDeque<(Instant, Voice)>,
     next_serial: u64,
 }
 
@@ -44,7 +53,7 @@ impl Table {
         if rows.ended.len() >= limits::RETAINED_EXITS {
             rows.ended.pop_front();
         }
-        rows.ended.push_back((Instant::now(), Arc::clone(process)));
+        rows.ended.push_back((Instant::now(), process.voice()));
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Process>> {
@@ -68,11 +77,11 @@ impl Table {
     }
 
     /// A live process, else one that ended in the last 30 s.
-    pub(super) fn find_even_ended(&self, selector: &Selector) -> Option<Arc<Process>> {
-        self.find(selector).or_else(|| {
+    pub(super) fn find_even_ended(&self, selector: &Selector) -> Option<Voice> {
+        self.find(selector).map(|process| process.voice()).or_else(|| {
             let mut rows = self.rows();
             rows.forget_old();
-            rows.ended.iter().rev().map(|(_, process)| process).find(|process| process.is(selector)).cloned()
+            rows.ended.iter().rev().map(|(_, voice)| voice).find(|voice| voice.is(selector)).cloned()
         })
     }
 }
@@ -86,6 +95,12 @@ impl Rows {
 }
 
 impl Process {
+    fn voice(&self) -> Voice {
+        Voice { pid: self.pid, tag: self.tag.clone(), audience: Arc::clone(&self.audience) }
+    }
+}
+
+impl Voice {
     fn is(&self, selector: &Selector) -> bool {
         match selector {
             Selector::Pid(pid) => self.pid == *pid,

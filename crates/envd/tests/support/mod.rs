@@ -119,6 +119,19 @@ impl Daemon {
         Ok(kill_process(pid, if stop { Signal::STOP } else { Signal::CONT })?)
     }
 
+    /// What the daemon has of the machine at this moment: open descriptors, children.
+    pub fn holdings(&self) -> Result<(usize, usize)> {
+        let pid = self.process.pid();
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        let mut children = 0;
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread may end meanwhile; what it started is another's child then.
+            let list = std::fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+            children += list.split_whitespace().count();
+        }
+        Ok((descriptors, children))
+    }
+
     /// A directory of the test's own.
     pub fn path(&self) -> &Path {
         self.directory.path()

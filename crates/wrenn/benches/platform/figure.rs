@@ -23,30 +23,50 @@ pub struct Figure {
 }
 
 fn ms(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 10_000.0).round() / 10.0
+    duration.as_secs_f64() * 1000.0
+}
+
+fn rounded(value: f64, places: i32) -> f64 {
+    let scale = 10_f64.powi(places);
+    (value * scale).round() / scale
 }
 
 impl Figure {
     /// Must be at most `factor` times the reference.
     pub fn ratio(name: &'static str, value: Duration, reference: Duration, factor: f64) -> Self {
         let ratio = value.as_secs_f64() / reference.as_secs_f64();
-        Self::new(name, value, Some(reference), format!("ratio <= {factor}"), ratio <= factor)
+        Self::new(name, ms(value), "ms", Some(ms(reference)), format!("ratio <= {factor}"), ratio <= factor)
     }
 
     /// Must be at most `margin` above the reference.
     pub fn above(name: &'static str, value: Duration, reference: Duration, margin: Duration) -> Self {
         let goal = format!("<= reference + {} ms", margin.as_millis());
-        Self::new(name, value, Some(reference), goal, value <= reference + margin)
+        Self::new(name, ms(value), "ms", Some(ms(reference)), goal, value <= reference + margin)
     }
 
     /// Must be at most `limit`.
     pub fn limit(name: &'static str, value: Duration, limit: Duration) -> Self {
-        Self::new(name, value, None, format!("<= {} ms", limit.as_millis()), value <= limit)
+        Self::new(name, ms(value), "ms", None, format!("<= {} ms", limit.as_millis()), value <= limit)
     }
 
-    fn new(name: &'static str, value: Duration, reference: Option<Duration>, goal: String, ok: bool) -> Self {
-        let ratio = reference.map(|reference| (value.as_secs_f64() / reference.as_secs_f64() * 100.0).round() / 100.0);
-        Self { name, value: ms(value), unit: "ms", reference: reference.map(ms), ratio, goal, ok }
+    /// A rate that must be at least this share of the reference.
+    pub fn share(name: &'static str, value: f64, unit: &'static str, reference: f64, share: f64) -> Self {
+        Self::new(name, value, unit, Some(reference), format!("ratio >= {share}"), value / reference >= share)
+    }
+
+    /// Must be at least `least`.
+    pub fn at_least(name: &'static str, value: f64, unit: &'static str, least: f64) -> Self {
+        Self::new(name, value, unit, None, format!(">= {least} {unit}"), value >= least)
+    }
+
+    /// Must be at most `most`.
+    pub fn at_most(name: &'static str, value: f64, unit: &'static str, most: f64) -> Self {
+        Self::new(name, value, unit, None, format!("<= {most} {unit}"), value <= most)
+    }
+
+    fn new(name: &'static str, value: f64, unit: &'static str, reference: Option<f64>, goal: String, ok: bool) -> Self {
+        let ratio = reference.map(|reference| rounded(value / reference, 2));
+        Self { name, value: rounded(value, 1), unit, reference: reference.map(|r| rounded(r, 1)), ratio, goal, ok }
     }
 
     /// The part of the name before the dot.
@@ -69,9 +89,10 @@ pub fn print(figures: &[Figure], json: bool) {
             println!("{}", serde_json::to_string(figure).unwrap_or_default());
             continue;
         }
-        let reference = figure.reference.map(|r| format!("  reference {r} ms")).unwrap_or_default();
+        let unit = figure.unit;
+        let reference = figure.reference.map(|r| format!("  reference {r} {unit}")).unwrap_or_default();
         let ratio = figure.ratio.map(|r| format!("  ratio {r}")).unwrap_or_default();
         let verdict = if figure.ok { "ok" } else { "MISSED" };
-        println!("{:<22} {:>8} ms{reference}{ratio}  goal {}  {verdict}", figure.name, figure.value, figure.goal);
+        println!("{:<22} {:>8} {unit}{reference}{ratio}  goal {}  {verdict}", figure.name, figure.value, figure.goal);
     }
 }
