@@ -29,14 +29,18 @@ pub struct UnknownUser(pub String);
 
 /// Finds a user by name. `root` exists even in an image without `/etc/passwd`.
 pub fn find(name: &str) -> Result<User, UnknownUser> {
-    let passwd = read("/etc/passwd");
+    find_in(&read("/etc/passwd"), &read("/etc/group"), name)
+}
+
+/// As [`find`], in files with these contents.
+pub fn find_in(passwd: &str, group: &str, name: &str) -> Result<User, UnknownUser> {
     let mut user = passwd
         .lines()
         .filter_map(parse_user)
         .find(|user| user.name == name)
         .or_else(|| (name == "root").then(root))
         .ok_or_else(|| UnknownUser(name.to_owned()))?;
-    user.groups.extend(groups_of(&read("/etc/group"), name).filter(|gid| *gid != user.gid));
+    user.groups.extend(groups_of(group, name).filter(|gid| *gid != user.gid));
     Ok(user)
 }
 
