@@ -16,7 +16,7 @@ use envd::daemon::{Daemon, Options};
 use envd::handover::Supervisor;
 use envd::paths::{self, PathError};
 use envd::users;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::{Request, StatusCode};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -67,7 +67,11 @@ impl Routes {
 
     /// The body arrives in these pieces.
     fn post(&self, uri: &str, content_type: &str, pieces: Vec<Bytes>) -> (StatusCode, Bytes) {
-        let body = Body::from_stream(stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>)));
+        // Between two pieces nothing is there: otherwise a parser gets all of them at once.
+        let body = Body::from_stream(stream::iter(pieces).then(async |piece| {
+            tokio::task::yield_now().await;
+            Ok::<_, std::io::Error>(piece)
+        }));
         let request = Request::post(uri)
             .header("content-type", content_type)
             .header("connect-protocol-version", "1")

@@ -1,4 +1,4 @@
-//! Developer tasks: `cargo xtask up | test | bench | check | guest`.
+//! Developer tasks: `cargo xtask up | test | soak | bench | check | guest`.
 //!
 //! Knows how a newcomer's machine becomes one that builds, runs and tests Wrenn, and verifies the invariants of
 //! ARCHITECTURE.md. Must never know how the product does anything: it starts `cargo`, `apt-get` and `wrenn`.
@@ -9,6 +9,7 @@ mod guest;
 mod packages;
 mod process;
 mod sdk;
+mod soak;
 mod test;
 mod toolchain;
 mod up;
@@ -27,6 +28,7 @@ usage: cargo xtask TASK
   up [--yes] [--once]   install what is missing, build, run Wrenn here (--once: first capsule, then exit)
   test [crates|guest|sdk]
                         install what is missing, run all tests, real virtual machines included
+  soak                  fuzz the guest daemon for minutes
   bench [NAME…] [--json]
                         create, resume, pause, exec, envd: figures against what the machine allows
   check                 formatting, lints, architecture rules
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["up", flags @ ..] => up::Options::parse(flags).and_then(up::run),
         ["test", suites @ ..] => test::run(suites),
         ["bench", arguments @ ..] => bench::run(arguments),
+        ["soak"] => soak::run(),
         ["check"] => check::run(),
         ["guest"] => guest::build().map(|path| println!("{}", path.display())),
         _ => Err(USAGE.to_owned()),

@@ -61,7 +61,7 @@ pub(super) async fn upload(
         "multipart/form-data" => {
             let boundary =
                 multer::parse_boundary(content_type).map_err(|error| Refusal::bad_request(error.to_string()))?;
-            upload.parts(multer::Multipart::new(content, boundary), &query.path).await?;
+            upload.parts(multer::Multipart::new(body::late_end(content), boundary), &query.path).await?;
         }
         "application/octet-stream" if query.path.is_empty() => {
             return Err(Refusal::bad_request("an octet-stream upload needs the query parameter path"));
