@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask bench [create|resume|pause|exec]… [--json]`
 
+#[allow(dead_code)] // the guest daemon's benchmark uses the rest
 mod figure;
 mod floor;
 #[path = "../../tests/platform/platform.rs"]
