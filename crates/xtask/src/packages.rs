@@ -48,6 +48,11 @@ pub const TEST: &[Need] = &[
         present: Present::Versioned("/usr/lib/postgresql", "initdb"),
         why: "second database under test",
     },
+    Need {
+        package: "busybox-static",
+        present: Present::Program("busybox"),
+        why: "root file system without Debian's libraries",
+    },
     Need { package: "python3-venv", present: Present::PythonModule("ensurepip"), why: "Python SDKs" },
     Need { package: "nodejs", present: Present::Program("node"), why: "JavaScript SDK" },
     Need { package: "npm", present: Present::Program("npm"), why: "JavaScript SDK" },

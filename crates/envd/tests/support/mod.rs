@@ -63,7 +63,21 @@ impl Daemon {
 
     /// With further arguments.
     pub fn start_with(arguments: &[&str]) -> Result<Self> {
-        Self::start_program(env!("CARGO_BIN_EXE_envd").as_ref(), tempfile::tempdir()?, arguments)
+        Self::launched(tempfile::tempdir()?, || Spawn::new(env!("CARGO_BIN_EXE_envd")).args(arguments))
+    }
+
+    /// The static daemon of guests, supervised, in a root file system and mount namespace of its own.
+    pub fn in_root(root: TempDir) -> Result<Self> {
+        let binary = std::env::var_os("WRENN_ENVD").ok_or("WRENN_ENVD is not set: run `cargo xtask test guest`")?;
+        std::fs::copy(binary, root.path().join("envd"))?;
+        // The run directory lies in the test's directory, which has the same path inside.
+        std::fs::create_dir_all(root.path().join(root.path().strip_prefix("/")?))?;
+        let script = "cd \"$0\" && mkdir -p proc dev && mount -t proc proc proc && mount --rbind /dev dev \
+            && exec chroot . /envd --supervise \"$@\"";
+        let path = root.path().to_owned();
+        Self::launched(root, || {
+            Spawn::new("unshare").args(["--mount", "/bin/sh", "-c", script]).arg(&path).env("LANG", "C")
+        })
     }
 
     /// With a supervisor, from a binary of its own.
@@ -71,16 +85,15 @@ impl Daemon {
         let directory = tempfile::tempdir()?;
         let program = directory.path().join("envd");
         std::fs::copy(env!("CARGO_BIN_EXE_envd"), &program)?;
-        Self::start_program(&program, directory, &["--supervise"])
+        Self::launched(directory, || Spawn::new(&program).arg("--supervise"))
     }
 
-    fn start_program(program: &Path, directory: TempDir, arguments: &[&str]) -> Result<Self> {
+    fn launched(directory: TempDir, describe: impl Fn() -> Spawn) -> Result<Self> {
         let spawn = || {
-            Spawn::new(program)
+            describe()
                 .args(["--address", "127.0.0.1", "--port", "0", "--run-dir"])
                 .arg(directory.path().join("run"))
-                .args(arguments)
-                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
                 .stdout(Stream::Pipe)
                 .stderr(Stream::Inherit)
                 .spawn()
