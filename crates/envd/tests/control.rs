@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use http::{Method, StatusCode};
@@ -180,5 +182,35 @@ async fn a_loopback_server_is_offered_to_the_host_except_during_a_standstill() -
         let gone = async || Ok(TcpStream::connect((FORWARD, port)).await.is_err().then_some(()));
         eventually(gone).await?;
     }
+    Ok(())
+}
+
+/// With the limits a guest has: no shorter ones would show that they are the right ones.
+#[tokio::test]
+async fn an_idle_minute_closes_no_connection_but_ten_seconds_of_a_head_do() -> Result {
+    let daemon = Daemon::start()?;
+    let mut idle = TcpStream::connect(&daemon.address).await?;
+    let mut buffer = [0; 4096];
+    let mut health = async || {
+        idle.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        let count = idle.read(&mut buffer).await?;
+        Ok::<_, std::io::Error>(buffer.get(..count).unwrap_or_default().starts_with(b"HTTP/1.1 200"))
+    };
+    assert!(health().await?);
+    let began = Instant::now();
+    let mut trickled = TcpStream::connect(&daemon.address).await?;
+    let mut head = b"GET /health HTTP/1.1\r\nX-Long: ".iter().chain(std::iter::repeat(&b'x'));
+    let cut = loop {
+        let byte = head.next().copied().unwrap_or_default();
+        let mut answer = [0; 64];
+        // Reading the end, or a reset, is how one learns of it.
+        let read = tokio::time::timeout(Duration::from_millis(250), trickled.read(&mut answer)).await;
+        if read.is_ok() || trickled.write_all(&[byte]).await.is_err() {
+            break began.elapsed();
+        }
+    };
+    assert!((Duration::from_secs(9)..Duration::from_secs(13)).contains(&cut), "cut after {cut:?}");
+    tokio::time::sleep(Duration::from_secs(61).saturating_sub(began.elapsed())).await;
+    assert!(health().await?);
     Ok(())
 }
