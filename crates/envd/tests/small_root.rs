@@ -11,7 +11,7 @@ use serde_json::json;
 use support::{Daemon, Result, base64, eventually, shell, text};
 use sys::spawn::Spawn;
 
-/// BusyBox and the files a distribution without anything else has.
+/// `BusyBox` and the files a distribution without anything else has.
 fn root() -> Result<tempfile::TempDir> {
     let root = tempfile::tempdir()?;
     let path = |name: &str| root.path().join(name);

@@ -26,8 +26,8 @@ const BYTES: u64 = 1 << 30;
 const TRANSFERS: usize = 3;
 /// Times a small thing is done; the figure is the median.
 const ROUNDS: usize = 51;
-/// Peak of the daemon's memory during any of it, in MiB.
-const PEAK_MIB: f64 = 32.0;
+/// Peak of the daemon's memory during any of it, in megabytes.
+const PEAK_MB: f64 = 32.0;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let json = std::env::args().any(|argument| argument == "--json");
@@ -44,19 +44,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Size of the binary, time to readiness, resident memory when idle.
 fn at_rest(dir: &Path) -> Measured {
-    let size = fs::metadata(servers::binary()?)?.len() as f64 / f64::from(1 << 20);
+    let size = fs::metadata(servers::binary()?)?.len() as f64 / 1e6;
     let mut starts = Vec::new();
     let mut resident = 0.0;
     for _ in 0..9 {
         let (envd, started) = Server::envd(dir)?;
         starts.push(started);
         std::thread::sleep(Duration::from_millis(100));
-        resident = envd.memory_mib()?.0;
+        resident = envd.memory_mb()?.0;
     }
     Ok(vec![
-        Figure::at_most("envd.binary", size, "MiB", 6.0),
+        Figure::at_most("envd.binary", size, "MB", 6.0),
         Figure::limit("envd.ready", median(&starts), Duration::from_millis(20)),
-        Figure::at_most("envd.resident", resident, "MiB", 6.0),
+        Figure::at_most("envd.resident", resident, "MB", 6.0),
     ])
 }
 
@@ -92,17 +92,17 @@ fn transfers(envd: &Server, nginx: &Server, dir: &Path) -> Measured {
         upload_floor = upload_floor.max(rate(|| up(nginx, &put))?);
         envd.forget_peak()?;
         upload = upload.max(rate(|| up(envd, &post))?);
-        peaks.0 = peaks.0.max(envd.memory_mib()?.1);
+        peaks.0 = peaks.0.max(envd.memory_mb()?.1);
         download_floor = download_floor.max(rate(|| down(nginx, "GET /file HTTP/1.1"))?);
         envd.forget_peak()?;
         download = download.max(rate(|| down(envd, &get))?);
-        peaks.1 = peaks.1.max(envd.memory_mib()?.1);
+        peaks.1 = peaks.1.max(envd.memory_mb()?.1);
     }
     Ok(vec![
         Figure::share("envd.upload", upload, "MB/s", upload_floor, 0.6),
-        Figure::at_most("envd.upload_peak", peaks.0, "MiB", PEAK_MIB),
+        Figure::at_most("envd.upload_peak", peaks.0, "MB", PEAK_MB),
         Figure::share("envd.download", download, "MB/s", download_floor, 0.6),
-        Figure::at_most("envd.download_peak", peaks.1, "MiB", PEAK_MIB),
+        Figure::at_most("envd.download_peak", peaks.1, "MB", PEAK_MB),
     ])
 }
 
@@ -122,16 +122,16 @@ fn outputs(envd: &Server) -> Measured {
     for _ in 0..TRANSFERS {
         envd.forget_peak()?;
         in_proto = in_proto.max(rate(|| start(envd, "application/connect+proto", &proto).map(|_| BYTES))?);
-        peaks.0 = peaks.0.max(envd.memory_mib()?.1);
+        peaks.0 = peaks.0.max(envd.memory_mb()?.1);
         envd.forget_peak()?;
         in_json = in_json.max(rate(|| start(envd, "application/connect+json", json.as_bytes()).map(|_| BYTES))?);
-        peaks.1 = peaks.1.max(envd.memory_mib()?.1);
+        peaks.1 = peaks.1.max(envd.memory_mb()?.1);
     }
     Ok(vec![
         Figure::at_least("envd.stdout_proto", in_proto, "MB/s", 300.0),
-        Figure::at_most("envd.stdout_proto_peak", peaks.0, "MiB", PEAK_MIB),
+        Figure::at_most("envd.stdout_proto_peak", peaks.0, "MB", PEAK_MB),
         Figure::at_least("envd.stdout_json", in_json, "MB/s", 120.0),
-        Figure::at_most("envd.stdout_json_peak", peaks.1, "MiB", PEAK_MIB),
+        Figure::at_most("envd.stdout_json_peak", peaks.1, "MB", PEAK_MB),
     ])
 }
 

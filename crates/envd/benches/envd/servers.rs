@@ -71,12 +71,12 @@ impl Server {
         Err("nginx does not listen".into())
     }
 
-    /// Resident memory now, and the most since the last [`Self::forget_peak`], in MiB (`proc_pid_status(5)`).
-    pub fn memory_mib(&self) -> Result<(f64, f64), Box<dyn Error>> {
+    /// Resident memory now, and the most since the last [`Self::forget_peak`], in megabytes (`proc_pid_status(5)`).
+    pub fn memory_mb(&self) -> Result<(f64, f64), Box<dyn Error>> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid()))?;
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name))?;
-            line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+            line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib * 1.024e-3)
         };
         Ok((field("VmRSS:").ok_or("no VmRSS")?, field("VmHWM:").ok_or("no VmHWM")?))
     }
