@@ -57,6 +57,8 @@ pub struct Daemon {
     pub supervisor: Supervisor,
     /// A newer binary is in place: this daemon is to end.
     pub replaced: Notify,
+    /// One upgrade at a time, and one for each daemon: whether there was one.
+    pub upgraded: tokio::sync::Mutex<bool>,
     /// One `/init` at a time.
     pub init: tokio::sync::Mutex<()>,
     /// How the daemon is run.
@@ -80,6 +82,7 @@ impl Daemon {
             ports: Arc::new(Ports::new(options.forward_address)),
             supervisor,
             replaced: Notify::new(),
+            upgraded: tokio::sync::Mutex::default(),
             init: tokio::sync::Mutex::default(),
             options,
         }

@@ -37,6 +37,8 @@ pub const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 pub const CONTROL_BYTES: usize = 1024 * 1024;
 /// Largest daemon an upgrade brings.
 pub const DAEMON_BYTES: usize = 64 * 1024 * 1024;
+/// Time a new daemon has to tell its version.
+pub const TRIAL: Duration = Duration::from_secs(10);
 /// How often, and after which pause, a program that is still open for writing is tried again.
 pub const BUSY_RETRIES: usize = 50;
 /// See [`BUSY_RETRIES`].
@@ -90,5 +92,7 @@ pub const IDLE: Duration = Duration::from_secs(640);
 
 /// A daemon that ran so long is started again at once; one that ended sooner after [`RESTART_PAUSE`].
 pub const STEADY: Duration = Duration::from_secs(5);
+/// A daemon that does not serve within this is ended: by then even a busy host without KVM has started one.
+pub const READY: Duration = Duration::from_mins(1);
 /// See [`STEADY`].
 pub const RESTART_PAUSE: Duration = Duration::from_millis(500);

@@ -121,7 +121,7 @@ fn supervise() -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let arguments: Vec<_> = std::env::args_os().skip(1).filter(|argument| argument != "--supervise").collect();
     let mut say = |what: &dyn std::fmt::Display| eprintln!("envd: {what}");
-    let mut supervision = Supervision::new(&program, &mut say)?;
+    let mut supervision = Supervision::new(&program, true, &mut say)?;
     supervision.run(|program| {
         Spawn::new(program).args(&arguments).inherit_env().stdout(Stream::Inherit).stderr(Stream::Inherit).limit(
             Resource::Nofile as u32,

@@ -27,11 +27,12 @@ pub fn run(address: SocketAddr, options: Options, supervisor: Option<OwnedFd>) -
     let daemon = Arc::new(Daemon::open(options, supervisor));
     // With one processor a second worker only adds switches between the two.
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(processors.min(WORKERS))
-        .enable_all()
-        .build()?
-        .block_on(serve(address, daemon, estate))
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(processors.min(WORKERS)).enable_all().build()?;
+    let served = runtime.block_on(serve(address, daemon, estate));
+    // Blocking work may hang for ever (a network file system, a frozen child), and the next daemon waits for this one.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(address: SocketAddr, daemon: Arc<Daemon>, estate: Estate) -> io::Result<()> {

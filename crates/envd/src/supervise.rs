@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitOptions, wait};
@@ -43,20 +43,23 @@ struct Life {
     /// None once the daemon has closed its end.
     socket: Option<OwnedFd>,
     outbox: VecDeque<Message>,
+    started: Instant,
     ready: bool,
     terminated: bool,
 }
 
 impl<'a> Supervision<'a> {
-    /// Of a daemon that runs `program`. `say` reports what happens to it.
-    pub fn new(program: &Path, say: &'a mut dyn FnMut(&dyn Display)) -> io::Result<Self> {
+    /// Of a daemon that runs `program`. `say` reports what happens to it. One that may be told to stop does so, daemon first,
+    /// at SIGTERM and SIGINT; PID 1 must not: a blocked signal reaches even it (`sig_ignored()` in the kernel's signal.c).
+    pub fn new(program: &Path, stoppable: bool, say: &'a mut dyn FnMut(&dyn Display)) -> io::Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGCHLD);
         // The daemon asks for attention: see `handover`.
         signals.add(Signal::SIGUSR1);
-        // Only where a supervisor may be told to stop; PID 1 is not (kill(2)).
-        signals.add(Signal::SIGTERM);
-        signals.add(Signal::SIGINT);
+        if stoppable {
+            signals.add(Signal::SIGTERM);
+            signals.add(Signal::SIGINT);
+        }
         signals.thread_block()?;
         let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let (keeping, inbox) = (Keeping::default(), Inbox::default());
@@ -67,7 +70,7 @@ impl<'a> Supervision<'a> {
     /// children no more then, but go on.
     pub fn run(&mut self, describe: impl Fn(&Path) -> Spawn) {
         loop {
-            let started = Instant::now();
+            let began = Instant::now();
             match self.start(describe(&self.program)) {
                 Ok(mut life) => {
                     let end = self.attend(&mut life);
@@ -79,9 +82,15 @@ impl<'a> Supervision<'a> {
                         self.roll_back();
                     }
                 }
-                Err(error) => (self.say)(&format_args!("starting envd: {error}")),
+                Err(error) => {
+                    (self.say)(&format_args!("starting envd: {error}"));
+                    // A file just written may still be open in a process being started.
+                    if error.kind() != io::ErrorKind::ExecutableFileBusy {
+                        self.roll_back();
+                    }
+                }
             }
-            if started.elapsed() < limits::STEADY {
+            if began.elapsed() < limits::STEADY {
                 std::thread::sleep(limits::RESTART_PAUSE);
             }
         }
@@ -91,16 +100,21 @@ impl<'a> Supervision<'a> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let process = spawn.arg(SUPERVISED).stdin(Stream::Fd(theirs)).spawn()?;
         let outbox = self.keeping.replay().into();
-        Ok(Life { process, socket: Some(ours), outbox, ready: false, terminated: false })
+        Ok(Life { process, socket: Some(ours), outbox, started: Instant::now(), ready: false, terminated: false })
     }
 
     /// Until the daemon ends.
     fn attend(&mut self, life: &mut Life) -> Exit {
         loop {
             self.wait_for_news(life);
-            self.send(life);
-            self.receive(life);
+            // The signal first: what was sent after it has been read is told by another one.
             self.obey(life);
+            self.receive(life);
+            self.send(life);
+            if !life.ready && life.started.elapsed() > limits::READY {
+                (self.say)(&"envd does not begin to serve");
+                let _ = life.process.kill();
+            }
             if let Some(end) = self.reap(life) {
                 return end;
             }
@@ -109,10 +123,12 @@ impl<'a> Supervision<'a> {
 
     fn wait_for_news(&self, life: &Life) {
         let signals = PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN);
+        let limit = Timespec { tv_sec: limits::READY.as_secs().cast_signed(), tv_nsec: 0 };
+        let limit = (!life.ready).then_some(&limit);
         // An error is looked into by whoever uses the descriptor next.
         let _ = match &life.socket {
-            Some(socket) if !life.outbox.is_empty() => poll(&mut [signals, PollFd::new(socket, PollFlags::OUT)], None),
-            _ => poll(&mut [signals], None),
+            Some(socket) if !life.outbox.is_empty() => poll(&mut [signals, PollFd::new(socket, PollFlags::OUT)], limit),
+            _ => poll(&mut [signals], limit),
         };
     }
 
@@ -123,8 +139,11 @@ impl<'a> Supervision<'a> {
             let descriptors = self.keeping.descriptors(&message);
             match handover::send(socket, &message, &descriptors, SendFlags::DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return life.outbox.push_front(message),
-                // It ended, and the next one is told everything again.
-                Err(_) => return life.outbox.clear(),
+                // It ended, or will never know what it must: the next one is told everything again.
+                Err(_) => {
+                    let _ = life.process.kill();
+                    return life.outbox.clear();
+                }
                 Ok(()) => {}
             }
         }

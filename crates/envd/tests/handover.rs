@@ -198,3 +198,21 @@ async fn ends_meanwhile_are_told_and_closed_inputs_stay_closed() -> Result {
     assert_eq!(reader.finish().await?.exit_code(), 9);
     Ok(())
 }
+
+#[tokio::test]
+async fn inputs_closed_at_the_same_moment_all_end() -> Result {
+    let daemon = Daemon::supervised()?;
+    for _ in 0..20 {
+        let cats = futures_util::future::try_join_all(
+            (0..8).map(|_| async { daemon.launch(json!({ "process": { "cmd": "/bin/cat" } }), &[]).await }),
+        )
+        .await?;
+        let close = |pid: u64| daemon.rpc("process.Process/CloseStdin", json!({ "process": { "pid": pid } }));
+        futures_util::future::try_join_all(cats.iter().map(|(pid, _)| close(*pid))).await?;
+        for (pid, frames) in cats {
+            let end = tokio::time::timeout(Duration::from_secs(20), frames.finish()).await;
+            assert_eq!(end.map_err(|_| format!("{pid} still reads"))??.exit_code(), 0);
+        }
+    }
+    Ok(())
+}

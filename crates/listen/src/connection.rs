@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -20,6 +20,7 @@ use crate::Limits;
 use crate::accept::Accepted;
 use crate::meter::{Answering, Expired, Metered};
 use crate::registry::Entry;
+use crate::remainder::Remainder;
 
 /// Serves until the client leaves, a limit runs out, or the registry says so.
 pub(crate) async fn serve(accepted: Accepted, entry: Arc<Entry>, router: Router, limits: Limits) {
@@ -74,8 +75,10 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
 async fn answer(entry: Arc<Entry>, router: Router, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     let answering = entry.meter.request();
     let http1 = request.version() <= Version::HTTP_11;
-    let mut response = router.oneshot(request).await?;
-    if http1 && !entry.keep_alive() {
+    let asks_first = request.headers().contains_key(EXPECT);
+    let remainder = Remainder::default();
+    let mut response = router.oneshot(request.map(|body| remainder.of(body))).await?;
+    if http1 && (!entry.keep_alive() || !remainder.clear(asks_first).await) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| Answer { body, _answering: answering }))

@@ -13,6 +13,7 @@ mod accept;
 mod connection;
 mod meter;
 mod registry;
+mod remainder;
 mod socket;
 
 pub use accept::{Accepted, Endpoint, Handle, Handshake, Listener, Stream};

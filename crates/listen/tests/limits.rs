@@ -111,3 +111,30 @@ async fn stop_waits_no_longer_than_its_grace() -> Result {
     assert!(TcpStream::connect(address).await.is_err());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_body_nobody_reads_costs_the_connection_only_when_it_is_long() -> Result {
+    let (_handle, address) = start(Limits::default()).await?;
+    // The routes read no body; this one comes after the head, and late.
+    let mut stream = TcpStream::connect(address).await?;
+    for _ in 0..3 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n").await?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stream.write_all(b"12345").await?;
+        let mut answer = [0; 4096];
+        let count = stream.read(&mut answer).await?;
+        let answer = String::from_utf8_lossy(&answer[..count]).to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && !answer.contains("connection: close"), "{answer}");
+    }
+    for more in
+        ["Content-Length: 1000000000", "Content-Length: 5\r\nExpect: 100-continue", "Transfer-Encoding: chunked"]
+    {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("GET / HTTP/1.1\r\nHost: x\r\n{more}\r\n\r\n").as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{more}: {answer}");
+    }
+    Ok(())
+}

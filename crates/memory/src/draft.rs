@@ -51,6 +51,9 @@ pub enum SaveError {
     /// The manifest cannot be made.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// Pages were placed ahead, and the VMM would not have written those again that it calls clean.
+    #[error("pages were placed ahead of a save that the VMM writes itself")]
+    Placed,
     /// Not a size of guest memory.
     #[error("{0} bytes is not a whole number of pages up to 1 TiB")]
     MemorySize(u64),
@@ -241,8 +244,12 @@ impl Draft {
     }
 
     /// For a VMM that wrote what differs into [`Self::memory_path`] by itself; nothing may have been placed.
-    pub fn written_by_vmm(self) -> Filled {
-        Filled { draft: self, extents: Vec::new(), report: SaveReport::default() }
+    pub fn written_by_vmm(self) -> Result<Filled, SaveError> {
+        if self.placed.is_empty() {
+            Ok(Filled { draft: self, extents: Vec::new(), report: SaveReport::default() })
+        } else {
+            Err(SaveError::Placed)
+        }
     }
 }
 

@@ -40,7 +40,7 @@ impl Vm {
         let (generation, report) = blocking("writing the generation", move || {
             let filled = match dirty {
                 Dirty::InProcess => draft.copy_dirty(pid)?,
-                Dirty::Written => draft.written_by_vmm(),
+                Dirty::Written => draft.written_by_vmm()?,
             };
             filled.commit(seal)
         })

@@ -13,6 +13,8 @@ use crate::limits;
 pub struct Keeping {
     listener: Option<OwnedFd>,
     kept: BTreeMap<u64, Kept>,
+    /// How many have ended.
+    ends: u64,
 }
 
 #[derive(Debug)]
@@ -20,23 +22,29 @@ struct Kept {
     held: Held,
     descriptors: Vec<OwnedFd>,
     exit: Option<Exit>,
+    /// The how-manieth end it was.
+    ended: u64,
 }
 
 impl Keeping {
     /// Does what the daemon orders; what makes no sense changes nothing.
     pub fn apply(&mut self, message: Message, mut descriptors: Vec<OwnedFd>) {
         match message {
-            Message::Hold(held) if self.running() < limits::PROCESSES => {
-                self.kept.insert(held.id, Kept { held, descriptors, exit: None });
+            Message::Hold(mut held) if self.running() < limits::PROCESSES => {
+                // Descriptors are cut off when this process has no room for more.
+                held.has_input &= !descriptors.is_empty();
+                self.kept.insert(held.id, Kept { held, descriptors, exit: None, ended: 0 });
             }
             Message::CloseInput(id) => {
                 if let Some(kept) = self.kept.get_mut(&id).filter(|kept| kept.held.has_input) {
                     kept.held.has_input = false;
-                    kept.descriptors.remove(0);
+                    kept.descriptors.drain(..kept.descriptors.len().min(1));
                 }
             }
             Message::Ended { id, exit, drained } => {
                 if let Some(kept) = self.kept.get_mut(&id) {
+                    self.ends += u64::from(kept.exit.is_none());
+                    kept.ended = self.ends;
                     kept.exit = Some(exit);
                     if drained {
                         kept.held.has_input = false;
@@ -53,7 +61,8 @@ impl Keeping {
     /// Whose parent the supervisor is, because their daemon died: tells which of the processes it was.
     pub fn orphan_ended(&mut self, pid: u32, exit: Exit) -> Option<Message> {
         let kept = self.kept.values_mut().find(|kept| kept.held.pid == pid && kept.exit.is_none())?;
-        kept.exit = Some(exit);
+        self.ends += 1;
+        (kept.exit, kept.ended) = (Some(exit), self.ends);
         Some(Message::Ended { id: kept.held.id, exit, drained: false })
     }
 
@@ -84,10 +93,14 @@ impl Keeping {
     }
 
     fn forget_oldest(&mut self) {
-        let mut ended: Vec<u64> =
-            self.kept.values().filter(|kept| kept.exit.is_some()).map(|kept| kept.held.id).collect();
-        ended.truncate(ended.len().saturating_sub(limits::RETAINED_EXITS));
-        for id in ended {
+        let ended = self.kept.values().filter(|kept| kept.exit.is_some());
+        let mut ended: Vec<(u64, u64)> = ended.map(|kept| (kept.ended, kept.held.id)).collect();
+        let surplus = ended.len().saturating_sub(limits::RETAINED_EXITS);
+        if surplus == 0 {
+            return;
+        }
+        ended.sort_unstable();
+        for (_, id) in ended.drain(..surplus) {
             self.kept.remove(&id);
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use sys::spawn::Exit;
 use tokio::sync::oneshot;
 
@@ -26,6 +26,8 @@ pub struct Supervisor(Option<Arc<Link>>);
 #[derive(Debug)]
 struct Link {
     socket: OwnedFd,
+    /// The supervisor, as long as it is this daemon's parent.
+    process: Option<Pid>,
     next_id: AtomicU64,
     /// Who waits for the end of a process that is not this daemon's child.
     waiting: Mutex<HashMap<u64, oneshot::Sender<Exit>>>,
@@ -59,7 +61,7 @@ impl Supervisor {
 
     /// Whether there is one.
     pub fn is_there(&self) -> bool {
-        self.0.is_some()
+        self.0.as_ref().is_some_and(|link| link.parent().is_some())
     }
 
     /// Takes over what earlier daemons left. Blocks, shortly.
@@ -82,7 +84,8 @@ impl Supervisor {
             }
         }
         let last = estate.processes.iter().map(|inherited| inherited.held.id).max().unwrap_or_default();
-        let link = Link { socket, next_id: AtomicU64::new(last + 1), waiting: Mutex::default() };
+        let process = rustix::process::getppid();
+        let link = Link { socket, process, next_id: AtomicU64::new(last + 1), waiting: Mutex::default() };
         Ok((Self(Some(Arc::new(link))), estate))
     }
 
@@ -142,8 +145,8 @@ impl Supervisor {
     }
 
     fn wake(&self) {
-        if self.0.is_some() {
-            wake();
+        if let Some(link) = &self.0 {
+            link.wake();
         }
     }
 
@@ -154,22 +157,26 @@ impl Supervisor {
     }
 }
 
-/// The supervisor is the daemon's parent.
-fn wake() {
-    if let Some(parent) = rustix::process::getppid() {
-        let _ = rustix::process::kill_process(parent, WAKE);
-    }
-}
-
 impl Link {
     fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Exit>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// None once it has died: the daemon has another parent then, which a signal would only hurt.
+    fn parent(&self) -> Option<Pid> {
+        rustix::process::getppid().filter(|parent| Some(*parent) == self.process)
+    }
+
+    fn wake(&self) {
+        if let Some(parent) = self.parent() {
+            let _ = rustix::process::kill_process(parent, WAKE);
+        }
+    }
+
     fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) {
         let mut sent = wire::send(&self.socket, message, descriptors, SendFlags::DONTWAIT);
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-            wake();
+            self.wake();
             sent = wire::send(&self.socket, message, descriptors, SendFlags::empty());
         }
         if let Err(error) = sent {
@@ -186,5 +193,7 @@ impl Link {
                 let _ = waiting.send(exit);
             }
         }
+        // Nobody will ever tell.
+        self.waiting().clear();
     }
 }

@@ -1,7 +1,7 @@
 //! `POST /upgrade`: another daemon takes this one's place. No process notices; clients connect again.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use bytes::Bytes;
 use http::StatusCode;
-use sys::spawn::{Output, Spawn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sys::spawn::{Spawn, Stream};
 
 use super::refusal::Refusal;
 use crate::daemon::{Daemon, blocking};
@@ -25,8 +26,13 @@ pub(super) async fn upgrade(State(daemon): State<Arc<Daemon>>, binary: Bytes) ->
     if !daemon.supervisor.is_there() {
         return Err(Refusal::new(StatusCode::CONFLICT, "the daemon runs without a supervisor"));
     }
+    let mut upgraded = daemon.upgraded.lock().await;
+    if *upgraded {
+        return Err(Refusal::new(StatusCode::CONFLICT, "the daemon is being replaced"));
+    }
     let program = daemon.options.program.clone();
     blocking(move || install(&program, &binary)).await?;
+    *upgraded = true;
     daemon.replaced.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }
@@ -47,14 +53,34 @@ fn install(program: &Path, binary: &[u8]) -> Result<(), Refusal> {
 }
 
 /// For a moment some process being started may have the file open for writing, from this one.
-fn run(next: &Path) -> io::Result<Output> {
+fn run(next: &Path) -> io::Result<(bool, Vec<u8>)> {
     for _ in 0..limits::BUSY_RETRIES {
-        match Spawn::new(next).arg("--version").output() {
+        match ask_version(next) {
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => std::thread::sleep(limits::BUSY_PAUSE),
             run => return run,
         }
     }
-    Spawn::new(next).arg("--version").output()
+    ask_version(next)
+}
+
+/// Success and the first bytes of the output; in time, or not at all.
+fn ask_version(next: &Path) -> io::Result<(bool, Vec<u8>)> {
+    let mut process = Spawn::new(next).arg("--version").stdout(Stream::Pipe).spawn()?;
+    let pidfd = process.pidfd()?;
+    let limit = Timespec { tv_sec: limits::TRIAL.as_secs().cast_signed(), tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit));
+    if !matches!(ended, Ok(1..)) {
+        process.kill()?;
+    }
+    let success = process.wait()?.success();
+    let mut said = Vec::new();
+    if let Some(stdout) = process.take_stdout().filter(|_| success) {
+        // One read: what it left behind may hold the pipe open.
+        said.resize(64, 0);
+        let count = { stdout }.read(&mut said)?;
+        said.truncate(count);
+    }
+    Ok((success, said))
 }
 
 /// Writes it and has it say its version.
@@ -65,7 +91,7 @@ fn try_out(next: &Path, binary: &[u8]) -> Result<(), Refusal> {
     };
     write().map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()))?;
     match run(next) {
-        Ok(output) if output.exit.success() && output.stdout.starts_with(b"envd ") => Ok(()),
+        Ok((true, said)) if said.starts_with(b"envd ") => Ok(()),
         Ok(_) => Err(Refusal::bad_request("the body is not a daemon: it does not tell its version")),
         Err(error) => Err(Refusal::bad_request(format!("the body is not a program for this machine: {error}"))),
     }

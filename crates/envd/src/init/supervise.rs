@@ -19,7 +19,7 @@ const OOM_SCORE_ADJ: i32 = -1000;
 pub(super) fn run(console: &mut Console) -> ! {
     let (soft, hard) = descriptors::raise_limit();
     console.say(format_args!("starting envd ({} ms)", uptime_ms()));
-    let failure = match Supervision::new(Path::new(DAEMON), &mut |what| console.say(what)) {
+    let failure = match Supervision::new(Path::new(DAEMON), false, &mut |what| console.say(what)) {
         Ok(mut supervision) => {
             supervision.run(|program| daemon(program).limit(Resource::Nofile as u32, soft, hard));
             "envd is not supervised any more".to_owned()

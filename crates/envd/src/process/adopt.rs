@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use sys::spawn::Exit;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
@@ -33,8 +34,11 @@ enum AdoptError {
 pub fn adopt(daemon: &Daemon, processes: Vec<Inherited>) {
     for inherited in processes {
         let pid = inherited.held.pid;
+        let id = inherited.held.id;
         if let Err(error) = adopt_one(daemon, inherited) {
             tracing::warn!(pid, %error, "a process of the former daemon is let go");
+            // Nobody reads what it says: its pipes are closed rather than filled.
+            daemon.supervisor.ended(id, Exit::Code(-1), true);
         }
     }
 }
@@ -68,6 +72,9 @@ fn adopt_one(daemon: &Daemon, inherited: Inherited) -> Result<(), AdoptError> {
         table.retire(&process);
         tokio::spawn(async move { process.audience.end(End { exit, timed_out: false }).await });
         return Ok(());
+    }
+    if exit.is_some() {
+        process.mark_reaped();
     }
     table.insert(Arc::clone(&process));
     let child = match exit {

@@ -96,6 +96,7 @@ impl Shepherd {
             let mut limit = std::pin::pin!(expiry(limit));
             let mut drained = std::pin::pin!(drained(&process, &mut child, &mut pumps));
             tokio::select! {
+                biased;
                 done = &mut drained => done,
                 () = &mut limit => {
                     expired = true;

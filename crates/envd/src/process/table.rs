@@ -48,7 +48,10 @@ impl Table {
     /// Moves a process from the living to the remembered.
     pub(super) fn retire(&self, process: &Arc<Process>) {
         let mut rows = self.rows();
-        rows.live.remove(&process.pid);
+        // The pid of an inherited process may be another's by now.
+        if rows.live.get(&process.pid).is_some_and(|(_, live)| Arc::ptr_eq(live, process)) {
+            rows.live.remove(&process.pid);
+        }
         rows.forget_old();
         if rows.ended.len() >= limits::RETAINED_EXITS {
             rows.ended.pop_front();

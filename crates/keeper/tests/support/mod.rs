@@ -152,7 +152,7 @@ impl Host {
         let saved = tokio::task::spawn_blocking(move || {
             let filled = match dirty {
                 vmm::Dirty::InProcess => draft.copy_dirty(pid)?,
-                vmm::Dirty::Written => draft.written_by_vmm(),
+                vmm::Dirty::Written => draft.written_by_vmm()?,
             };
             filled.commit(seal)
         });

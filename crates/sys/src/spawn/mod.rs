@@ -244,7 +244,11 @@ impl Spawn {
         drop(process.take_stdin());
         let (stdout, stderr) = (process.take_stdout(), process.take_stderr());
         let (stdout, stderr) = std::thread::scope(|scope| {
-            let stderr = scope.spawn(|| read_all(stderr));
+            let stderr = match std::thread::Builder::new().spawn_scoped(scope, || read_all(stderr)) {
+                Ok(reader) => reader,
+                // Both pipes are closed by then: the process ends, or is told that nobody reads.
+                Err(error) => return (Ok(Vec::new()), Err(error)),
+            };
             let stdout = read_all(stdout);
             (stdout, stderr.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
         });

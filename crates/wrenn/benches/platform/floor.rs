@@ -155,7 +155,7 @@ impl Floor {
         let committed = tokio::task::spawn_blocking(move || {
             let filled = match dirty {
                 Dirty::InProcess => draft.copy_dirty(pid)?,
-                Dirty::Written => draft.written_by_vmm(),
+                Dirty::Written => draft.written_by_vmm()?,
             };
             filled.commit(Seal::default())
         });
