@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -11,7 +13,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use support::{Daemon, Result, eventually, shell};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 #[tokio::test]
 async fn health_metrics_and_environment_are_told() -> Result {
@@ -152,6 +154,22 @@ async fn a_standstill_ends_once_and_old_connections_with_it() -> Result {
 /// since all tests share the loopback interface.
 const FORWARD: &str = "127.0.7.7";
 
+/// A listener on one of the two loopback addresses, and the same port of the other one, kept from everybody: tests
+/// that run beside this one have servers, too.
+async fn listen_alone(address: IpAddr) -> Result<(TcpListener, TcpSocket)> {
+    loop {
+        let (other, socket) = match address {
+            IpAddr::V4(_) => (IpAddr::from(Ipv6Addr::LOCALHOST), TcpSocket::new_v6()?),
+            IpAddr::V6(_) => (IpAddr::from(Ipv4Addr::LOCALHOST), TcpSocket::new_v4()?),
+        };
+        socket.bind((other, 0).into())?;
+        match TcpListener::bind((address, socket.local_addr()?.port())).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            listener => return Ok((listener?, socket)),
+        }
+    }
+}
+
 /// Asks the server behind the forwarded port, if one answers.
 async fn greeting(port: u16) -> Result<Option<String>> {
     let Ok(mut stream) = TcpStream::connect((FORWARD, port)).await else { return Ok(None) };
@@ -169,8 +187,8 @@ async fn serve_greetings(listener: TcpListener) -> std::io::Result<()> {
 #[tokio::test]
 async fn a_loopback_server_is_offered_to_the_host_except_during_a_standstill() -> Result {
     let daemon = Daemon::start_with(&["--forward-address", FORWARD])?;
-    for address in ["127.0.0.1:0", "[::1]:0"] {
-        let listener = TcpListener::bind(address).await?;
+    for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+        let (listener, _other) = listen_alone(address).await?;
         let port = listener.local_addr()?.port();
         let server = tokio::spawn(serve_greetings(listener));
         assert_eq!(eventually(async || greeting(port).await).await?, "hello");

@@ -9,6 +9,9 @@ use crate::{Outcome, guest, process, sdk, toolchain, workspace};
 /// Test binaries are run through this when the caller is not root: they make namespaces and virtual machines.
 pub const AS_ROOT: &str = "sudo --preserve-env";
 
+/// A test program that hangs is ended after this many seconds; its last lines tell which test it was.
+const LIMIT: &str = "timeout --kill-after=10 1500";
+
 /// Names of the suites, in the order they run.
 const SUITES: [&str; 3] = ["crates", "guest", "sdk"];
 
@@ -55,8 +58,7 @@ fn prepare(envd: &Path) -> Outcome<PathBuf> {
 fn cargo(arguments: &[&str], envd: &Path, artifacts: &Path) -> Command {
     let mut cargo = workspace::cargo(arguments);
     cargo.env("WRENN_ENVD", envd).env("WRENN_TEST_ARTIFACTS", artifacts);
-    if !workspace::is_root() {
-        cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", AS_ROOT);
-    }
+    let runner = if workspace::is_root() { LIMIT.to_owned() } else { format!("{AS_ROOT} {LIMIT}") };
+    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner);
     cargo
 }
