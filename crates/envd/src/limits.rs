@@ -49,7 +49,7 @@ pub const WHOLE_FILE: usize = 64 * 1024;
 /// Bytes read from a file at once.
 pub const READ_CHUNK: usize = 256 * 1024;
 /// Bytes collected before an upload is written.
-pub const WRITE_CHUNK: usize = 1024 * 1024;
+pub const WRITE_CHUNK: usize = 2 * 1024 * 1024;
 /// Compressed bytes inflated at once: bounds the memory of a body that expands a thousandfold.
 pub const INFLATE_STEP: usize = 4 * 1024;
 /// Files in one upload.

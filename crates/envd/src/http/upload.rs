@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use super::auth::FileQuery;
 use super::body;
@@ -131,23 +132,22 @@ impl Upload {
             return Err(Refusal::bad_request(format!("two files for one path: '{}'", path.display())));
         }
         let (target, user, metadata) = (path.clone(), self.user.clone(), self.metadata.clone());
-        let mut file = blocking(move || create(&target, &user, &metadata)).await?;
-        let mut pending = BytesMut::new();
-        loop {
-            let chunk = content.next().await.transpose().map_err(broken)?;
-            let is_last = chunk.is_none();
-            pending.extend_from_slice(&chunk.unwrap_or_default());
-            // A small file is one write, hence one event for whoever watches it.
-            if !pending.is_empty() && (is_last || pending.len() >= limits::WRITE_CHUNK) {
-                let (bytes, target) = (pending.split().freeze(), path.clone());
-                file =
-                    blocking(move || file.write_all(&bytes).map_err(|error| FsError::io(target, error)).map(|()| file))
-                        .await?;
-            }
-            if is_last {
-                break;
+        let file = blocking(move || create(&target, &user, &metadata)).await?;
+        let failed = |error| FsError::io(&path, error);
+        let (mut writer, mut buffer) = (Writer::Idle(file, Vec::new()), Vec::new());
+        while let Some(mut chunk) = content.next().await.transpose().map_err(broken)? {
+            while !chunk.is_empty() {
+                let room = limits::WRITE_CHUNK - buffer.len();
+                buffer.extend_from_slice(&chunk.split_to(chunk.len().min(room)));
+                if buffer.len() == limits::WRITE_CHUNK {
+                    (writer, buffer) = writer.write(buffer).await.map_err(failed)?;
+                }
             }
         }
+        if !buffer.is_empty() {
+            (writer, _) = writer.write(buffer).await.map_err(failed)?;
+        }
+        writer.rest().await.map_err(failed)?;
         self.written.push(Written {
             name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             path: path.to_string_lossy().into_owned(),
@@ -155,6 +155,35 @@ impl Upload {
             metadata: self.metadata.clone(),
         });
         Ok(())
+    }
+}
+
+/// Writes one buffer while another fills. Each write but the last is a whole [`limits::WRITE_CHUNK`]: a small file is one
+/// write, hence one event for whoever watches it, and those of a large one begin where the page cache can take large folios.
+enum Writer {
+    /// With the buffer that was written last.
+    Idle(File, Vec<u8>),
+    Busy(JoinHandle<io::Result<(File, Vec<u8>)>>),
+}
+
+impl Writer {
+    /// Begins to write what is in `full`, once the write before it has ended; answers an empty buffer.
+    async fn write(self, mut full: Vec<u8>) -> io::Result<(Self, Vec<u8>)> {
+        let (mut file, empty) = self.rest().await?;
+        let write = tokio::task::spawn_blocking(move || {
+            file.write_all(&full)?;
+            full.clear();
+            Ok((file, full))
+        });
+        Ok((Self::Busy(write), empty))
+    }
+
+    /// Returns when nothing is being written.
+    async fn rest(self) -> io::Result<(File, Vec<u8>)> {
+        match self {
+            Self::Idle(file, buffer) => Ok((file, buffer)),
+            Self::Busy(write) => write.await.map_err(io::Error::other)?,
+        }
     }
 }
 

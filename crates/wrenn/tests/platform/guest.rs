@@ -1,12 +1,12 @@
 //! Commands and files of one capsule.
 
 use crate::Verdict;
-use crate::platform::Platform;
+use crate::platform::{Platform, SETTLE};
 use client::Output;
-use model::Code;
 use model::rest::ExecRequest;
+use model::{CapsuleId, Code};
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Long enough that a clock nobody set would show it.
 const PAUSE: Duration = Duration::from_secs(20);
@@ -133,6 +133,43 @@ pub async fn outlives_its_daemon(platform: &mut Platform) -> Verdict {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     platform.destroy(id).await
+}
+
+/// A server on the guest's loopback interface is reachable through the platform, and again after a resume.
+pub async fn offers_loopback_servers(platform: &mut Platform) -> Verdict {
+    let id = platform.capsule().await?.id;
+    let server = ExecRequest {
+        cmd: "python3".to_owned(),
+        args: ["-m", "http.server", "--directory", "/etc", "--bind", "127.0.0.1", "8000"].map(str::to_owned).into(),
+        ..ExecRequest::default()
+    };
+    platform.client.start(id, &server).await?;
+    hostname_page(platform, id).await?;
+    platform.pause(id).await?;
+    platform.resume(id).await?;
+    hostname_page(platform, id).await?;
+    platform.destroy(id).await
+}
+
+/// Asks port 8000 for the file `hostname` until it answers with it.
+async fn hostname_page(platform: &Platform, id: CapsuleId) -> Verdict {
+    let request = || {
+        let url = format!("{}/hostname", platform.base_url);
+        reqwest::Client::new().get(url).header("Host", format!("8000-{id}.localhost")).send()
+    };
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let answer = request().await?;
+        let (status, page) = (answer.status(), answer.text().await?);
+        if status.is_success() {
+            assert_eq!(page.trim(), id.to_string());
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{status}: {page}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Capsules made from one memory have nothing in common that ought to be secret.

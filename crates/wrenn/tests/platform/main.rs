@@ -56,6 +56,7 @@ async fn main() {
         guest::mounts_overlays,
         guest::goes_on_after_a_pause,
         guest::outlives_its_daemon,
+        guest::offers_loopback_servers,
         guest::differs_from_its_siblings,
         bad_input::is_refused,
         startup::refuses_what_cannot_work,
