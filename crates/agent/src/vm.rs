@@ -1,5 +1,6 @@
 //! One VM: its network slot, its disk, its keeper and VMM, and its guest.
 
+mod daemon;
 mod saving;
 
 use crate::failure::Failure;
@@ -37,6 +38,8 @@ pub struct Vm {
     /// None when it was found again: what it has written is no longer free anyway.
     _space: Option<disk::Reservation>,
     envd: Envd,
+    /// Key of the guest daemon in its memory, where that is known.
+    daemon: Option<String>,
     booted: bool,
     gone: CancellationToken,
     /// The draft of its next generation, begun while nobody waits for it.
@@ -119,6 +122,7 @@ impl Vm {
             id,
             class: class.clone(),
             envd: envd(&slot, String::new()),
+            daemon: daemon::of(host, &base),
             slot,
             keeper,
             machine,
@@ -149,6 +153,7 @@ impl Vm {
             id,
             class: record.class.clone(),
             envd: envd(&slot, record.identity.access_token.clone()),
+            daemon: None,
             slot,
             keeper,
             machine,
@@ -206,6 +211,9 @@ impl Vm {
             self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
         }
         self.configure(record, purpose).await?;
+        if purpose == Purpose::Resume {
+            self.renew_daemon(host).await;
+        }
         self.draft_ahead(host);
         Ok(())
     }

@@ -89,6 +89,11 @@ impl Envd {
         self.expect_no_content("/snapshot/prepare", Bytes::new(), PREPARE_LIMIT).await
     }
 
+    /// Puts another daemon in this one's place; it answers a moment later. Clients connect again.
+    pub async fn upgrade(&self, binary: Bytes) -> Result<(), InitError> {
+        self.expect_no_content("/upgrade", binary, HEAD_LIMIT).await
+    }
+
     async fn expect_no_content(&self, path: &str, body: Bytes, limit: Duration) -> Result<(), InitError> {
         match self.control(Method::POST, path, body, limit).await? {
             (StatusCode::NO_CONTENT, _) => Ok(()),

@@ -15,8 +15,12 @@ use crate::{Error, Progress, Step, files, kernel};
 
 /// File name inside the part.
 pub const FILE: &str = "initramfs";
-/// Changes when the archive's layout does.
-const LAYOUT: &str = "initramfs 1";
+/// The init binary, as it is in the archive.
+pub const DAEMON: &str = "envd";
+/// The fact of that name: a digest of it.
+const DAEMON_KEY: &str = "daemon";
+/// Changes when the archive's layout, or what lies beside it, does.
+const LAYOUT: &str = "initramfs 2";
 
 /// The initramfs of a kernel part and an init binary.
 pub fn build(store: &Store, kernel: &Part, envd: &Path, progress: &dyn Progress) -> Result<Part, Error> {
@@ -30,8 +34,15 @@ pub fn build(store: &Store, kernel: &Part, envd: &Path, progress: &dyn Progress)
             modules.push((files::name(&module).to_owned(), files::read(&module)?));
         }
         write(&mut io::BufWriter::new(out), &init, &modules).map_err(Error::io("write", &path))?;
-        Ok(Manifest { identity: key.clone(), facts: BTreeMap::new() })
+        let daemon = tmp.join(DAEMON);
+        std::fs::write(&daemon, &init).map_err(Error::io("write", &daemon))?;
+        Ok(Manifest { identity: key.clone(), facts: BTreeMap::from([(DAEMON_KEY.to_owned(), digest([&init]))]) })
     })
+}
+
+/// Digest of the init binary alone.
+pub fn daemon_key(part: &Part) -> String {
+    part.facts.get(DAEMON_KEY).cloned().unwrap_or_default()
 }
 
 /// Writes the archive: `/init`, `/dev/console`, and `modules` (file name, content) under `/modules`.

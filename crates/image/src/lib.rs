@@ -86,6 +86,10 @@ pub struct Artifacts {
     pub kernel_elf: PathBuf,
     /// Uncompressed newc archive: `/init`, `/modules/NN-name.ko`, `/dev/console`.
     pub initramfs: PathBuf,
+    /// The guest daemon in it.
+    pub daemon: PathBuf,
+    /// 16 hex digits that change when the daemon does.
+    pub daemon_key: String,
     /// Read-only ext4 with the content of `/lib/modules/<kernel_release>`.
     pub modules_disk: PathBuf,
     /// ext4 root file system of the `minimal` template, without anything of ours inside.
@@ -114,6 +118,8 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Artifacts, 
         kernel: kernel.path(kernel::BZIMAGE),
         kernel_elf: kernel.path(kernel::ELF),
         initramfs: initramfs.path(initramfs::FILE),
+        daemon: initramfs.path(initramfs::DAEMON),
+        daemon_key: initramfs::daemon_key(&initramfs),
         modules_disk: kernel.path(kernel::MODULES_DISK),
         root_disk: root.path(rootfs::DISK),
     })

@@ -16,7 +16,12 @@ use vmm::Dirty;
 
 impl Vm {
     /// Quiesces the guest, stops the VM and writes a generation. The VM stays stopped, whatever comes of it.
-    pub async fn save(&mut self, host: &Arc<Host>, labels: BTreeMap<String, String>) -> Result<Generation, Failure> {
+    pub async fn save(
+        &mut self,
+        host: &Arc<Host>,
+        mut labels: BTreeMap<String, String>,
+    ) -> Result<Generation, Failure> {
+        self.label_daemon(&mut labels);
         let began = Instant::now();
         let ahead = self.ahead.take();
         let (draft, ()) = tokio::join!(draft(host, self.base.clone(), ahead), self.quiesce());

@@ -65,6 +65,7 @@ async fn main() {
         lifecycle::memory_and_disk_survive_twenty_rounds,
         lifecycle::five_at_once_leave_nothing,
         restart::kill_of_the_platform_stops_no_capsule,
+        restart::an_upgrade_reaches_what_was_paused_before,
         restart::a_damaged_record_loses_nothing,
     );
     match host::down_leaves_nothing(platform).await {

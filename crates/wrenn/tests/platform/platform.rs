@@ -5,6 +5,7 @@ use client::{Client, Credentials, Output};
 use model::rest::{Capsule, CreateCapsule, ExecRequest};
 use model::{CapsuleId, CapsuleStatus};
 use std::error::Error;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use sys::spawn::{Process, Spawn, Stream};
@@ -31,10 +32,15 @@ pub struct Platform {
 impl Platform {
     /// Starts it with so many VMs kept ready, and waits for its API.
     pub async fn start(ready_vms: &str) -> Result<Self, Box<dyn Error>> {
+        Self::start_with(&[("WRENN_READY_VMS", OsStr::new(ready_vms))]).await
+    }
+
+    /// Starts it with these variables in its environment. It needs the guest daemon, whose path is in `WRENN_ENVD`.
+    pub async fn start_with(variables: &[(&str, &OsStr)]) -> Result<Self, Box<dyn Error>> {
         let dir = data_dir();
         std::fs::create_dir_all(&dir)?;
         let log = dir.join("up.log");
-        let process = up(&dir, &log, ready_vms)?;
+        let process = up(&dir, &log, variables)?;
         let nowhere = Credentials { base_url: "http://127.0.0.1:9".to_owned(), api_key: "-".to_owned() };
         let client = Client::new(nowhere)?;
         let mut platform = Self { dir, process, log, client, base_url: String::new(), api_key: String::new() };
@@ -159,17 +165,19 @@ fn data_dir() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("platform"), PathBuf::from)
 }
 
-/// `wrenn up --json` with its output in a file. It needs the guest daemon, whose path is in `WRENN_ENVD`.
-fn up(dir: &Path, log: &Path, ready_vms: &str) -> Result<Process, Box<dyn Error>> {
+/// `wrenn up --json` with its output in a file.
+fn up(dir: &Path, log: &Path, variables: &[(&str, &OsStr)]) -> Result<Process, Box<dyn Error>> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let output = std::fs::File::create(log)?;
     let errors = output.try_clone()?;
-    let spawn = Spawn::new(env!("CARGO_BIN_EXE_wrenn"))
+    let mut spawn = Spawn::new(env!("CARGO_BIN_EXE_wrenn"))
         .args(["up", "--yes", "--json", "--listen", &format!("127.0.0.1:{port}"), "--dir"])
         .arg(dir)
         .inherit_env()
-        .env("WRENN_READY_VMS", ready_vms)
         .stdout(Stream::Fd(output.into()))
         .stderr(Stream::Fd(errors.into()));
+    for (name, value) in variables {
+        spawn = spawn.env(name, value);
+    }
     Ok(spawn.spawn()?)
 }

@@ -3,6 +3,8 @@
 use crate::Verdict;
 use crate::platform::Platform;
 use model::CapsuleStatus;
+use std::ffi::OsStr;
+use std::io::Write as _;
 
 /// Writes the uptime of the guest ten times a second. A guest that was stopped in between has a gap.
 const TICKER: &str =
@@ -41,6 +43,42 @@ pub async fn kill_of_the_platform_stops_no_capsule(platform: &mut Platform) -> V
         platform.sh(id, "true").await?;
         platform.destroy(id).await?;
     }
+    Ok(())
+}
+
+/// A platform with another guest daemon: a capsule saved before gets it when it is resumed, and its processes go on.
+pub async fn an_upgrade_reaches_what_was_paused_before(platform: &mut Platform) -> Verdict {
+    let id = platform.capsule().await?.id;
+    platform.sh(id, TICKER).await?;
+    let ticker = platform.sh(id, "pgrep -f uptime | head -1").await?;
+    platform.pause(id).await?;
+
+    let daemon = std::env::var_os("WRENN_ENVD").ok_or("WRENN_ENVD is not set: run `cargo xtask test`")?;
+    let other = tempfile::NamedTempFile::new()?;
+    std::fs::copy(daemon, other.path())?;
+    // What follows an ELF file's sections means nothing: the same program, and another file.
+    std::fs::OpenOptions::new().append(true).open(other.path())?.write_all(b"another")?;
+    let log = platform.dir.join("logs/wrenn.log");
+    let size = "wc -c < /proc/$(pgrep -x envd)/exe";
+    platform.kill()?;
+    *platform =
+        Platform::start_with(&[("WRENN_READY_VMS", OsStr::new("0")), ("WRENN_ENVD", other.path().as_os_str())]).await?;
+    platform.resume(id).await?;
+    assert_eq!(platform.sh(id, size).await?.trim(), other.path().metadata()?.len().to_string());
+    assert_eq!(platform.sh(id, "pgrep -f uptime | head -1").await?, ticker);
+    let counts = platform.sh(id, "wc -l < /root/ticks; sleep 1; wc -l < /root/ticks").await?;
+    let counts: Vec<u32> = counts.lines().map(str::parse).collect::<Result<_, _>>()?;
+    assert!(counts.first() < counts.last(), "{counts:?}");
+
+    // A second resume finds nothing to replace.
+    let replaced = || std::fs::read_to_string(&log).map(|log| log.matches("guest daemon replaced").count());
+    let first = replaced()?;
+    platform.pause(id).await?;
+    platform.resume(id).await?;
+    assert_eq!(replaced()?, first);
+    platform.destroy(id).await?;
+    platform.kill()?;
+    *platform = Platform::start("0").await?;
     Ok(())
 }
 
