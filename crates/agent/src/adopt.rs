@@ -6,7 +6,8 @@ use crate::host::Host;
 use crate::record::{Listing, Place, Record};
 use crate::registry::Registry;
 use crate::shared::now_ms;
-use crate::vm::Vm;
+use crate::vm::{Vm, ending};
+use crate::vm_dirs::Dirs;
 use hostlink::SandboxEvent;
 use model::EndReason;
 use network::{Adoption, Slot};
@@ -97,23 +98,25 @@ async fn attach(host: &Arc<Host>, record: &mut Record, vm: Uuid, slot: Option<Sl
         None => ("its network slot is gone".to_owned(), None),
     };
     tracing::error!(capsule = %record.id, why, "lost");
+    // Before what is left of it is removed: its last words are in there.
+    let reason = ending::ended_unseen(vm, &Dirs::of(host, vm).runtime);
     Vm::discard(host, vm, slot).await;
-    lose(host, record);
+    lose(host, record, reason);
     None
 }
 
 /// Its VM ended while no agent was there.
-fn lose(host: &Host, record: &mut Record) {
+fn lose(host: &Host, record: &mut Record, reason: EndReason) {
     record.place = Place::Lost;
-    record.reason = Some(EndReason::VmCrash);
     let event = SandboxEvent {
         id: Uuid::now_v7(),
         sandbox_id: record.id.to_string(),
         event: "sandbox.crashed".to_owned(),
         status: record.status().to_string(),
-        reason: EndReason::VmCrash.to_string(),
+        reason: reason.to_string(),
         timestamp_ms: now_ms(),
     };
+    record.reason = Some(reason);
     if let Err(error) = host.records.save(record).and_then(|()| host.events.add(&event)) {
         tracing::error!(capsule = %record.id, %error, "its loss could not be written down");
     }

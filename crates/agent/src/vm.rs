@@ -1,6 +1,7 @@
 //! One VM: its network slot, its disk, its keeper and VMM, and its guest.
 
 mod daemon;
+pub mod ending;
 mod saving;
 
 use crate::failure::Failure;
@@ -12,9 +13,8 @@ use crate::told::{Purpose, init, moment, run_to_end};
 use crate::vm_dirs::Dirs;
 use futures_util::FutureExt;
 use guestlink::{Envd, Init, InitError};
-use keeper::{Cause, ExitRecord, Keeper, KeeperSpec};
+use keeper::{Keeper, KeeperSpec};
 use memory::{Base, Draft, Generation, Pin};
-use model::EndReason;
 use network::Slot;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use vmm::{Mac, Machine, MachineSpec, Nic, Start, Trouble};
+use vmm::{Mac, Machine, MachineSpec, Nic, Start};
 
 /// A VM of this host.
 pub struct Vm {
@@ -286,40 +286,6 @@ impl Vm {
         self.keeper.wait_exit().now_or_never().is_none()
     }
 
-    /// Waits for the end of its VMM and says why it came. A VM that stopped meanwhile because the disk was full is let
-    /// run again. May be given up at any time.
-    pub async fn exited(&self) -> EndReason {
-        let exit = tokio::select! {
-            exit = self.keeper.wait_exit() => exit,
-            () = self.outlast_full_disk() => self.keeper.wait_exit().await,
-        };
-        match exit {
-            Ok(exit) if exit.cause == Cause::HostOom => EndReason::HostOom,
-            _ => EndReason::VmCrash,
-        }
-    }
-
-    /// Until its VMM is gone. The write that failed is tried again each time; nothing of it is lost.
-    async fn outlast_full_disk(&self) {
-        while self.machine.trouble().await == Trouble::OutOfSpace {
-            tracing::warn!(vm = %self.id, "it stands still: the disk is full; it goes on when there is room");
-            tokio::time::sleep(limits::ROOM_RETRY).await;
-            if let Err(error) = self.machine.resume().await {
-                tracing::warn!(vm = %self.id, %error, "cannot let it go on");
-            }
-        }
-    }
-
-    /// Adds how the VMM ended, if it has, and what was last said on its console.
-    pub fn explain(&self, failure: Failure) -> Failure {
-        match (failure, self.keeper.wait_exit().now_or_never()) {
-            (Failure::Host { step, why }, Some(Ok(exit))) => {
-                Failure::Host { step, why: format!("{why}; {}", describe(&exit)) }
-            }
-            (failure, _) => failure,
-        }
-    }
-
     /// Ends it and frees all it had. Its streams end first.
     pub async fn end(self, host: &Arc<Host>) {
         self.gone.cancel();
@@ -380,7 +346,7 @@ async fn launch(
     let connected = tokio::select! {
         connected = host.vmm.connect(&spec.runtime_dir, limits::VMM_START) => connected.map_err(Failure::at("reaching the VMM")),
         exit = keeper.wait_exit() => Err(exit.map_or_else(Failure::at("starting the VMM"), |exit| {
-            Failure::at("starting the VMM")(describe(&exit))
+            Failure::at("starting the VMM")(ending::describe(&exit))
         })),
     };
     match connected {
@@ -390,16 +356,6 @@ async fn launch(
             Err(failure)
         }
     }
-}
-
-/// A VMM's end in one line. The guest wrote parts of it: bounded, and no control characters.
-fn describe(exit: &ExitRecord) -> String {
-    let last = |text: &str| {
-        let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        line.chars().filter(|c| !c.is_control()).take(limits::CONSOLE_LINE).collect::<String>()
-    };
-    let (console, errors) = (last(&exit.console_tail), last(&exit.errors_tail));
-    format!("the VMM ended ({:?}, {:?}); console: {console:?}; messages: {errors:?}", exit.end, exit.cause)
 }
 
 fn spec(host: &Host, class: &Class, base: &Base, id: Uuid) -> MachineSpec {

@@ -66,6 +66,7 @@ async fn main() {
         lifecycle::five_at_once_leave_nothing,
         restart::kill_of_the_platform_stops_no_capsule,
         restart::an_upgrade_reaches_what_was_paused_before,
+        restart::vms_that_die_are_reported_with_their_last_words,
         restart::a_damaged_record_loses_nothing,
     );
     match host::down_leaves_nothing(platform).await {

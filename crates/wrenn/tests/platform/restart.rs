@@ -1,10 +1,12 @@
 //! What a crash of the platform does to capsules: nothing.
 
 use crate::Verdict;
-use crate::platform::Platform;
-use model::CapsuleStatus;
+use crate::platform::{Platform, SETTLE};
+use model::{CapsuleStatus, EndReason};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 /// Writes the uptime of the guest ten times a second. A guest that was stopped in between has a gap.
 const TICKER: &str =
@@ -79,6 +81,49 @@ pub async fn an_upgrade_reaches_what_was_paused_before(platform: &mut Platform) 
     platform.destroy(id).await?;
     platform.kill()?;
     *platform = Platform::start("0").await?;
+    Ok(())
+}
+
+/// VMs that end by themselves, one under the eyes of the agent and one while there is none: each is reported, its last
+/// words are in the log, and nothing of it stays.
+pub async fn vms_that_die_are_reported_with_their_last_words(platform: &mut Platform) -> Verdict {
+    for unseen in [false, true] {
+        let before = crate::host::processes(&platform.dir, "qemu-system");
+        let id = platform.capsule().await?.id;
+        let words = format!("last words of {id}");
+        platform.sh(id, &format!("echo {words} > /dev/console")).await?;
+        let vmms = crate::host::processes(&platform.dir, "qemu-system");
+        let vmm = vmms.iter().find(|pid| !before.contains(pid)).ok_or("the capsule has no VMM")?;
+        let vmm = Pid::from_raw(vmm.cast_signed()).ok_or("no pid")?;
+        if unseen {
+            platform.kill()?;
+        }
+        kill_process(vmm, Signal::KILL)?;
+        if unseen {
+            *platform = Platform::start("0").await?;
+        }
+        let deadline = Instant::now() + SETTLE;
+        let capsule = loop {
+            let capsule = platform.client.get(id).await?;
+            if capsule.status != CapsuleStatus::Running {
+                break capsule;
+            }
+            assert!(Instant::now() < deadline, "nobody noticed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!((capsule.status, capsule.reason), (CapsuleStatus::Error, Some(EndReason::VmCrash)));
+        let log = std::fs::read_to_string(platform.dir.join("logs/wrenn.log"))?;
+        let reported = log.lines().any(|line| line.contains("a VM ended by itself") && line.contains(&words));
+        assert!(reported, "{words} not in the log");
+        let (record, vms) = (platform.dir.join(format!("pool/capsules/{id}")), platform.dir.join("pool/vms"));
+        let files = || std::fs::read_dir(&vms).map_or(0, Iterator::count);
+        let new = |pid: &u32| !before.contains(pid);
+        let processes = || crate::host::processes(&platform.dir, "qemu-system").iter().any(new);
+        while record.exists() || files() > before.len() || processes() {
+            assert!(Instant::now() < deadline, "something of it is left");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     Ok(())
 }
 

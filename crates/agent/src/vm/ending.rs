@@ -1,0 +1,68 @@
+//! How a VM ended that nobody ended.
+
+use super::Vm;
+use crate::failure::Failure;
+use crate::limits;
+use futures_util::FutureExt;
+use keeper::{Cause, ExitRecord};
+use model::EndReason;
+use std::path::Path;
+use uuid::Uuid;
+use vmm::Trouble;
+
+impl Vm {
+    /// Waits for the end of its VMM, says why it came and logs its last words. A VM that stopped meanwhile because the
+    /// disk was full is let run again. May be given up at any time.
+    pub async fn exited(&self) -> EndReason {
+        let exit = tokio::select! {
+            exit = self.keeper.wait_exit() => exit,
+            () = self.outlast_full_disk() => self.keeper.wait_exit().await,
+        };
+        last_words(self.id, exit.ok().as_ref())
+    }
+
+    /// Until its VMM is gone. The write that failed is tried again each time; nothing of it is lost.
+    async fn outlast_full_disk(&self) {
+        while self.machine.trouble().await == Trouble::OutOfSpace {
+            tracing::warn!(vm = %self.id, "it stands still: the disk is full; it goes on when there is room");
+            tokio::time::sleep(limits::ROOM_RETRY).await;
+            if let Err(error) = self.machine.resume().await {
+                tracing::warn!(vm = %self.id, %error, "cannot let it go on");
+            }
+        }
+    }
+
+    /// Adds how the VMM ended, if it has, and what was last said on its console.
+    pub fn explain(&self, failure: Failure) -> Failure {
+        match (failure, self.keeper.wait_exit().now_or_never()) {
+            (Failure::Host { step, why }, Some(Ok(exit))) => {
+                Failure::Host { step, why: format!("{why}; {}", describe(&exit)) }
+            }
+            (failure, _) => failure,
+        }
+    }
+}
+
+/// Why the VM whose keeper ran in `runtime` ended while no agent was there; logs its last words.
+pub fn ended_unseen(id: Uuid, runtime: &Path) -> EndReason {
+    last_words(id, ExitRecord::of(runtime).ok().flatten().as_ref())
+}
+
+fn last_words(id: Uuid, exit: Option<&ExitRecord>) -> EndReason {
+    let words = exit.map_or_else(|| "nobody saw how the VMM ended".to_owned(), describe);
+    tracing::error!(vm = %id, words, "a VM ended by itself");
+    match exit {
+        Some(exit) if exit.cause == Cause::HostOom => EndReason::HostOom,
+        _ => EndReason::VmCrash,
+    }
+}
+
+/// A VMM's end in one line. The guest wrote parts of it: bounded, and no control characters.
+pub(super) fn describe(exit: &ExitRecord) -> String {
+    let last = |text: &str| {
+        let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        line.chars().filter(|c| !c.is_control()).take(limits::CONSOLE_LINE).collect::<String>()
+    };
+    let (console, errors) = (last(&exit.console_tail), last(&exit.errors_tail));
+    format!("the VMM ended ({:?}, {:?}); console: {console:?}; messages: {errors:?}", exit.end, exit.cause)
+}
