@@ -8,6 +8,7 @@ use crate::registry::Registry;
 use crate::shared::now_ms;
 use crate::vm::{Vm, ending};
 use crate::vm_dirs::Dirs;
+use futures_util::future::join_all;
 use hostlink::SandboxEvent;
 use model::EndReason;
 use network::{Adoption, Slot};
@@ -60,20 +61,15 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
     registry.add_damaged(listing.damaged.iter().filter_map(|name| name.parse().ok()));
     let mut wanted = host.classes.adopt(host).await;
     wanted.extend(listing.records.iter().filter_map(|record| generation_of(&record.place)));
-    let mut found = Vec::with_capacity(listing.records.len());
-    for mut record in listing.records {
-        let vm = match record.place {
-            Place::Running { vm, slot, base } => attach(host, &mut record, vm, slots.remove(&slot), base).await,
-            Place::Paused { generation } => {
-                if let Err(failure) = host.open_generation(generation).await {
-                    tracing::error!(capsule = %record.id, %failure, "its generation cannot be opened; it is left alone");
-                }
-                None
-            }
-            Place::Lost => None,
+    // Side by side: one VM that is slow to answer costs the others nothing.
+    let found = join_all(listing.records.into_iter().map(|record| {
+        let slot = match record.place {
+            Place::Running { slot, .. } => slots.remove(&slot),
+            _ => None,
         };
-        found.push((record, vm));
-    }
+        find(host, record, slot)
+    }))
+    .await;
     // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
     if listing.damaged.is_empty()
         && let Err(error) = host.shelf.collect(&wanted)
@@ -86,6 +82,21 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
             tracing::error!(capsule = %id, %failure, "not adopted");
         }
     }
+}
+
+/// The capsule with its VM, where that still runs.
+async fn find(host: &Arc<Host>, mut record: Record, slot: Option<Slot>) -> (Record, Option<Vm>) {
+    let vm = match record.place {
+        Place::Running { vm, base, .. } => attach(host, &mut record, vm, slot, base).await,
+        Place::Paused { generation } => {
+            if let Err(failure) = host.open_generation(generation).await {
+                tracing::error!(capsule = %record.id, %failure, "its generation cannot be opened; it is left alone");
+            }
+            None
+        }
+        Place::Lost => None,
+    };
+    (record, vm)
 }
 
 /// Its VM, found again; else what is left of it is freed and its loss written down.

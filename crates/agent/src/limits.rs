@@ -18,6 +18,8 @@ pub const GUEST_RETRY: Duration = Duration::from_millis(5);
 pub const GUEST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Until a VMM that was started answers on its control socket.
 pub const VMM_START: Duration = Duration::from_secs(30);
+/// Until one that is found again answers: giving up loses the capsule, and a host that has just started is busy.
+pub const VMM_ANSWER: Duration = Duration::from_mins(3);
 /// Events not yet delivered to the control plane; the oldest go first when it stays away.
 pub const EVENTS: usize = 10_000;
 /// Between two attempts to deliver events, doubled up to [`EVENT_RETRY_MAX`].

@@ -314,7 +314,7 @@ async fn reach(
     let dirs = Dirs::of(host, id);
     let keeper = keeper::attach(&dirs.runtime).map_err(Failure::at("finding the keeper"))?;
     let keeper = keeper.ok_or_else(|| Failure::at("finding the keeper")("it ended"))?;
-    let machine = host.vmm.connect(&dirs.runtime, limits::VMM_START).await.map_err(Failure::at("reaching the VMM"))?;
+    let machine = connect(host, &keeper, &dirs.runtime, limits::VMM_ANSWER).await?;
     let (base, pin) = if let Some(id) = base {
         (Base::Generation(host.open_generation(id).await?), host.shelf.pin(id))
     } else {
@@ -322,6 +322,16 @@ async fn reach(
         (Base::Zero { memory: dirs.files.join("memory"), bytes }, None)
     };
     Ok((keeper, machine, base, pin))
+}
+
+/// Reaches the VMM, for as long as it lives.
+async fn connect(host: &Host, keeper: &Keeper, runtime: &Path, limit: Duration) -> Result<Box<dyn Machine>, Failure> {
+    tokio::select! {
+        connected = host.vmm.connect(runtime, limit) => connected.map_err(Failure::at("reaching the VMM")),
+        exit = keeper.wait_exit() => Err(exit.map_or_else(Failure::at("reaching the VMM"), |exit| {
+            Failure::at("reaching the VMM")(ending::describe(&exit))
+        })),
+    }
 }
 
 async fn launch(
@@ -343,13 +353,7 @@ async fn launch(
         oom_score_adj: limits::VMM_OOM_SCORE,
     };
     let keeper = keeper::launch(&host.program, &keeper_spec).await.map_err(Failure::at("starting the keeper"))?;
-    let connected = tokio::select! {
-        connected = host.vmm.connect(&spec.runtime_dir, limits::VMM_START) => connected.map_err(Failure::at("reaching the VMM")),
-        exit = keeper.wait_exit() => Err(exit.map_or_else(Failure::at("starting the VMM"), |exit| {
-            Failure::at("starting the VMM")(ending::describe(&exit))
-        })),
-    };
-    match connected {
+    match connect(host, &keeper, &spec.runtime_dir, limits::VMM_START).await {
         Ok(machine) => Ok((keeper, machine)),
         Err(failure) => {
             let _ = keeper.kill().await;
