@@ -9,6 +9,7 @@
 //! first time about a second (it makes a file system).
 
 mod admission;
+mod busy;
 mod cloning;
 mod limits;
 mod mounts;

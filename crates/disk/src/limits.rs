@@ -17,6 +17,6 @@ pub(crate) const SECTOR_BYTES: u32 = 4096;
 /// Longest piece of a tool's error output that is kept.
 pub(crate) const TOOL_MESSAGE_BYTES: usize = 2000;
 
-/// How long an unmount waits for a pool that is still in use, and how often it looks.
+/// How long is waited for what is still in use, and how often it is tried.
 pub(crate) const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(10);

@@ -4,15 +4,15 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::admission::{AdmitError, Ledger, Reservation};
+use crate::busy::outlast;
 use crate::cloning::{self, CloneError, Cloned};
-use crate::{limits, mounts, usage, xfs};
+use crate::{mounts, usage, xfs};
 
 /// What an operator may decide about the pool.
 #[derive(Debug, Clone, Default)]
@@ -237,14 +237,10 @@ fn looped(device: PathBuf) -> Kind {
 /// A process being started holds every descriptor of its parent until its `execve`, so what is busy may be free at
 /// once; what a process really uses stays busy.
 fn unmount(path: &Path) -> Result<(), CloseError> {
-    let given_up = Instant::now() + limits::BUSY_PATIENCE;
-    loop {
-        match rustix::mount::unmount(path, UnmountFlags::empty()) {
-            Ok(()) => return Ok(()),
-            Err(Errno::BUSY) if Instant::now() < given_up => std::thread::sleep(limits::BUSY_PAUSE),
-            Err(Errno::BUSY) => return Err(CloseError::Busy { path: path.into() }),
-            Err(error) => return Err(CloseError::Io { path: path.into(), source: error.into() }),
-        }
+    match outlast(Errno::BUSY, || rustix::mount::unmount(path, UnmountFlags::empty())) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(CloseError::Busy { path: path.into() }),
+        Err(error) => Err(CloseError::Io { path: path.into(), source: error.into() }),
     }
 }
 

@@ -5,11 +5,14 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use sys::loopdev::LoopDevice;
 use sys::spawn::{Exit, Spawn};
 
 use crate::admission::available_bytes;
+use crate::busy::outlast;
 use crate::limits;
 
 /// Why there is no pool file.
@@ -82,11 +85,15 @@ fn make(file: &Path, size_bytes: u64) -> Result<(), FormatError> {
 
 /// Mounts the pool file at `directory` and says on which device. The kernel detaches the device at the unmount.
 ///
-/// `discard`: freed extents become holes of the file, or the host's disk would fill up with deleted capsules.
+/// `discard`: freed extents become holes of the file, or the host's disk would fill up with deleted capsules. `nouuid`: a
+/// copy of a data directory may be used beside the original (mount(8)). What XFS would have kept from harm by that, one file
+/// mounted twice by two names, a lock does: the device keeps the file open, and the lock with it, until the unmount.
 pub(crate) fn mount(image: &Path, directory: &Path) -> io::Result<PathBuf> {
     let backing = OpenOptions::new().read(true).write(true).open(image)?;
+    outlast(Errno::WOULDBLOCK, || flock(&backing, FlockOperation::NonBlockingLockExclusive))
+        .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another platform uses this file"))?;
     let device = LoopDevice::attach(backing.as_fd(), limits::SECTOR_BYTES)?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
-    rustix::mount::mount(device.path(), directory, "xfs", flags, c"discard")?;
+    rustix::mount::mount(device.path(), directory, "xfs", flags, c"discard,nouuid")?;
     Ok(device.path().to_owned())
 }

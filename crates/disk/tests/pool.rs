@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, missing_docs)]
 
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use disk::{AdmitError, Cloned, CloseError, Kind, PlainReason, Pool, PoolOptions};
+use disk::{AdmitError, Cloned, CloseError, Kind, OpenError, PlainReason, Pool, PoolOptions};
 
 const MIB: u64 = 1 << 20;
 
@@ -92,6 +92,25 @@ fn a_pool_in_use_is_not_closed() {
     assert!(matches!(Pool::purge(home.path()), Err(CloseError::Busy { .. })));
     drop(held);
     pool.close().unwrap();
+}
+
+#[test]
+fn a_copy_of_a_pool_is_one_of_its_own_and_another_name_is_not() {
+    let (home, copied, linked) = (Home::new(), Home::new(), Home::new());
+    let pool = home.open();
+    fs::write(pool.path().join("file"), "first").unwrap();
+    pool.close().unwrap();
+    fs::copy(home.path().join("pool.xfs"), copied.path().join("pool.xfs")).unwrap();
+    fs::hard_link(home.path().join("pool.xfs"), linked.path().join("pool.xfs")).unwrap();
+
+    let pool = home.open();
+    let copy = copied.open();
+    fs::write(copy.path().join("file"), "second").unwrap();
+    assert_eq!(fs::read_to_string(pool.path().join("file")).unwrap(), "first");
+    let error = Pool::open(linked.path(), &PoolOptions::default()).unwrap_err();
+    assert!(matches!(&error, OpenError::Mount { source, .. } if source.kind() == ErrorKind::ResourceBusy), "{error}");
+    pool.close().unwrap();
+    assert_eq!(fs::read_to_string(linked.open().path().join("file")).unwrap(), "first");
 }
 
 #[test]
