@@ -75,26 +75,29 @@ pub async fn launch(program: &Path, spec: &KeeperSpec) -> Result<Keeper, LaunchE
         .new_session()
         .spawn()
         .map_err(failed("start the keeper"))?;
-    let started = match tokio::time::timeout(limits::LAUNCH, report(&mut process)).await {
-        Ok(report) => report.map_err(failed("hear from the keeper")),
-        Err(_) => Err(LaunchError::TimedOut(limits::LAUNCH)),
-    };
-    if !matches!(started, Ok(true)) {
-        // Its death takes the VMM with it, should there be one.
-        let _ = process.kill();
-        let _ = process.wait();
+    match started(&mut process, &spec.dir).await {
+        Ok((running, pidfd)) => Ok(Keeper { dir: spec.dir.clone(), running, pidfd, child: Mutex::new(Some(process)) }),
+        Err(error) => {
+            // Its death takes the VMM with it, should there be one.
+            let _ = process.kill();
+            let _ = process.wait();
+            Err(error)
+        }
     }
-    match started {
-        Ok(true) => {}
-        Ok(false) => return Err(LaunchError::NotStarted(why_not(&spec.dir))),
-        Err(error) => return Err(error),
+}
+
+/// What a keeper that was just started says of itself, once its VMM runs.
+async fn started(process: &mut Process, dir: &Path) -> Result<(Running, AsyncFd<OwnedFd>), LaunchError> {
+    let report = tokio::time::timeout(limits::LAUNCH, report(process)).await;
+    let report = report.map_err(|_| LaunchError::TimedOut(limits::LAUNCH))?;
+    if !report.map_err(failed("hear from the keeper"))? {
+        return Err(LaunchError::NotStarted(why_not(dir)));
     }
-    // Opened while it is an unreaped child: the pid is certainly its.
     let pidfd = process.pidfd().and_then(|fd| watch(fd, Interest::READABLE)).map_err(failed("watch the keeper"))?;
-    let running = records::read(&spec.dir, RUNNING)
+    let running = records::read(dir, RUNNING)
         .and_then(|running| running.ok_or(io::ErrorKind::NotFound.into()))
         .map_err(failed("read keeper.json"))?;
-    Ok(Keeper { dir: spec.dir.clone(), running, pidfd, child: Mutex::new(Some(process)) })
+    Ok((running, pidfd))
 }
 
 /// Whether the keeper said that its VMM runs, rather than ended.

@@ -26,7 +26,6 @@ pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StartErr
 
 fn replace<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
     let temporary = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     serde_json::to_writer_pretty(&mut file, value)?;

@@ -5,6 +5,7 @@
 use model::rest::Credentials;
 use server::{Options, Server, StartError};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 fn options(dir: &Path) -> Options {
@@ -29,9 +30,11 @@ async fn list(credentials: &Credentials, key: &str) -> u16 {
 
 #[tokio::test]
 async fn a_new_installation_tells_how_to_get_in_and_a_restart_keeps_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await.unwrap();
-    let first = credentials(dir.path());
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("new");
+    let server = Server::start(options(&dir)).await.unwrap();
+    assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+    let first = credentials(&dir);
     assert_eq!(first.base_url, server.base_url());
     for key in [&first.api_key, &first.e2b_api_key] {
         assert_eq!(list(&first, key).await, 200);
@@ -41,12 +44,12 @@ async fn a_new_installation_tells_how_to_get_in_and_a_restart_keeps_it() {
 
     let server = loop {
         // The database is free once the last task of the former server has let go of it.
-        match Server::start(options(dir.path())).await {
+        match Server::start(options(&dir)).await {
             Err(StartError::Database(store::OpenError::InUse(_))) => tokio::task::yield_now().await,
             other => break other.unwrap(),
         }
     };
-    let second = credentials(dir.path());
+    let second = credentials(&dir);
     assert_eq!((&second.api_key, second.base_url.as_str()), (&first.api_key, server.base_url()));
     assert_eq!(list(&second, &first.api_key).await, 200);
 }

@@ -10,9 +10,9 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -77,7 +77,9 @@ impl Store {
     /// Opens the database and brings its tables up to date.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let directory = &options.directory;
-        std::fs::create_dir_all(directory).map_err(|source| OpenError::Io { path: directory.clone(), source })?;
+        // Nobody else's business, down to the names in it.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| OpenError::Io { path: directory.clone(), source })?;
         let (db, lock) = if let Some(url) = &options.database_url {
             (postgres(url).await?, None)
         } else {
