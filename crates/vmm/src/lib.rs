@@ -8,6 +8,8 @@
 //! Every driver maps the memory file privately, so a guest's writes never reach it.
 
 mod compatibility;
+mod control;
+pub mod firecracker;
 pub mod limits;
 mod machine;
 pub mod qemu;
@@ -15,6 +17,6 @@ mod qmp;
 mod spec;
 
 pub use compatibility::{Compatibility, Tier};
-pub use machine::{Dirty, Machine, MachineError, Status, Trouble, Vmm};
+pub use machine::{Control, Dirty, Machine, MachineError, Status, Trouble, Vmm};
 pub use qmp::{Broken, QmpError};
 pub use spec::{BootSource, Command, Mac, MachineSpec, Nic, SpecError, Start};

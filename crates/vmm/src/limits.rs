@@ -21,6 +21,9 @@ pub const COMMAND: Duration = Duration::from_mins(1);
 /// Longest line a VMM may send on its control socket.
 pub const LINE_BYTES: u64 = 256 << 10;
 
+/// Longest answer of a VMM's HTTP API.
+pub const ANSWER_BYTES: usize = 64 << 10;
+
 /// Events kept for a slow reader; older ones are lost to it.
 pub const EVENTS: usize = 64;
 

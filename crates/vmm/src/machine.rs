@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::firecracker::ApiError;
 use crate::qmp::QmpError;
 use crate::{BootSource, Command, Compatibility, MachineSpec, SpecError, Start, Tier};
 
@@ -91,6 +92,23 @@ pub enum Trouble {
     Gone,
 }
 
+/// How a command to a VMM failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Control {
+    /// QEMU.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// Firecracker.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The machine's description, found unusable late.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The machine's directory.
+    #[error("its directory cannot be used: {0}")]
+    Directory(#[from] io::Error),
+}
+
 /// Why a machine did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -108,7 +126,7 @@ pub enum MachineError {
         /// What it was to do.
         action: &'static str,
         /// How it failed.
-        source: QmpError,
+        source: Control,
     },
     /// A state file cannot be opened or created.
     #[error("cannot open device state {path}: {source}")]

@@ -75,7 +75,7 @@ impl QemuMachine {
     /// A simple command: no arguments, no result.
     async fn simple(&self, command: &'static str, action: &'static str) -> Result<(), MachineError> {
         let result: Result<Value, QmpError> = self.qmp.execute(command, &json!({})).await;
-        result.map(drop).map_err(|source| MachineError::Control { action, source })
+        result.map(drop).map_err(|source| MachineError::Control { action, source: source.into() })
     }
 }
 
@@ -87,8 +87,10 @@ impl Machine for QemuMachine {
 
     async fn load(&self, _: &MachineSpec, state: &Path) -> Result<(), MachineError> {
         let file = File::open(state).map_err(|source| MachineError::State { path: state.to_owned(), source })?;
-        let events =
-            self.start_loading(&file).await.map_err(|source| MachineError::Control { action: "load", source })?;
+        let events = self
+            .start_loading(&file)
+            .await
+            .map_err(|source| MachineError::Control { action: "load", source: source.into() })?;
         loaded(events).await
     }
 
@@ -107,13 +109,16 @@ impl Machine for QemuMachine {
             .mode(0o600)
             .open(state)
             .map_err(|source| MachineError::State { path: state.to_owned(), source })?;
-        self.save_devices(&file).await.map_err(|source| MachineError::Control { action: "save", source })?;
+        self.save_devices(&file)
+            .await
+            .map_err(|source| MachineError::Control { action: "save", source: source.into() })?;
         Ok(Dirty::InProcess)
     }
 
     async fn status(&self) -> Result<Status, MachineError> {
         let state: Result<RunState, QmpError> = self.qmp.execute("query-status", &json!({})).await;
-        let state = state.map_err(|source| MachineError::Control { action: "tell its status", source })?;
+        let state =
+            state.map_err(|source| MachineError::Control { action: "tell its status", source: source.into() })?;
         Ok(match state.status.as_str() {
             "prelaunch" | "inmigrate" => Status::Waiting,
             "running" => Status::Running,

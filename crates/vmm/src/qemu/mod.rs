@@ -11,20 +11,18 @@ mod arguments;
 mod machine;
 mod probe;
 
-use std::os::fd::AsRawFd;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::net::UnixStream;
-use tokio::time::Instant;
 
 pub use probe::{ProbeError, kvm_boots, probe};
 
 use self::machine::QemuMachine;
 use crate::machine::MachineError;
 use crate::qmp::Qmp;
-use crate::{Command, Compatibility, Machine, MachineSpec, SpecError, Start, Tier, Vmm, limits};
+use crate::{Command, Compatibility, Machine, MachineSpec, SpecError, Start, Tier, Vmm, control};
 
 /// Name of the control socket in a machine's directory.
 const SOCKET: &str = "qmp.sock";
@@ -100,27 +98,12 @@ impl Vmm for Qemu {
     }
 
     async fn connect(&self, runtime_dir: &Path, limit: Duration) -> Result<Box<dyn Machine>, MachineError> {
-        let stream = reach(runtime_dir, limit)
-            .await
-            .map_err(|source| MachineError::Unreachable { runtime_dir: runtime_dir.to_owned(), source })?;
+        let unreachable = |source| MachineError::Unreachable { runtime_dir: runtime_dir.to_owned(), source };
+        let dir = File::open(runtime_dir).map_err(unreachable)?;
+        let stream = control::reach(&dir, SOCKET, limit).await.map_err(unreachable)?;
         let qmp = Qmp::open(stream)
             .await
-            .map_err(|source| MachineError::Control { action: "accept a connection", source })?;
+            .map_err(|source| MachineError::Control { action: "accept a connection", source: source.into() })?;
         Ok(Box::new(QemuMachine::new(qmp, self.version)))
-    }
-}
-
-/// Connects to the control socket as soon as QEMU listens on it.
-async fn reach(runtime_dir: &Path, limit: Duration) -> std::io::Result<UnixStream> {
-    let deadline = Instant::now() + limit;
-    let dir = std::fs::File::open(runtime_dir)?;
-    // Short whatever the directory is called: a socket's path has at most 107 bytes (unix(7)).
-    let path = format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd());
-    loop {
-        match UnixStream::connect(&path).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) if Instant::now() >= deadline => return Err(error),
-            Err(_) => tokio::time::sleep(limits::CONNECT_RETRY).await,
-        }
     }
 }

@@ -1,0 +1,106 @@
+//! Finding the Firecracker of this host.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sys::spawn::Spawn;
+
+use super::Firecracker;
+
+const PROGRAM: &str = "firecracker";
+
+/// Oldest version that takes every field we send, and without known defects in what we use.
+const OLDEST: Version = Version(1, 16, 1);
+
+/// Version of a Firecracker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// Why there is no usable Firecracker.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// Not installed, most often.
+    #[error("{program} cannot be run: {source}")]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It runs but does not say a version.
+    #[error("{program} does not tell its version: {output:?}")]
+    NoVersion {
+        /// The program.
+        program: PathBuf,
+        /// What it said.
+        output: String,
+    },
+    /// Too old.
+    #[error("Firecracker {0} is too old, {OLDEST} is needed")]
+    TooOld(Version),
+}
+
+impl Firecracker {
+    /// The Firecracker at `program`, or in `PATH`; whether it can run guests here is not tried. Blocks for some 20 ms.
+    pub fn find(program: Option<&Path>) -> Result<Self, FindError> {
+        let program = program.unwrap_or(Path::new(PROGRAM));
+        let version = ask(program, "--version")?;
+        if version < OLDEST {
+            return Err(FindError::TooOld(version));
+        }
+        let snapshot_version = ask(program, "--snapshot-version")?.to_string();
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+        let cpu = format!("host@{:08x}", crc32fast::hash(flags.as_bytes()));
+        Ok(Self { program: program.to_owned(), version, snapshot_version, cpu })
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+}
+
+fn ask(program: &Path, argument: &str) -> Result<Version, FindError> {
+    let output = Spawn::new(program)
+        .inherit_env()
+        .arg(argument)
+        .output()
+        .map_err(|source| FindError::Run { program: program.to_owned(), source })?;
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    version_in(&output).ok_or_else(|| FindError::NoVersion { program: program.to_owned(), output })
+}
+
+/// The first version in `Firecracker v1.16.1`, followed by whatever else it has to say.
+fn version_in(output: &str) -> Option<Version> {
+    output.split_whitespace().find_map(|word| {
+        let mut parts = word.strip_prefix('v')?.split(['.', '-']).map(str::parse);
+        let mut next = || parts.next()?.ok();
+        Some(Version(next()?, next()?, next()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (output, version) in [
+            ("Firecracker v1.16.1\n\n2026-08-21T10:00:00 [anonymous-instance:main] exiting", Some(Version(1, 16, 1))),
+            ("Firecracker v1.17.0-dev\n", Some(Version(1, 17, 0))),
+            ("v10.0.0\n", Some(Version(10, 0, 0))),
+            ("Firecracker v1.16", None),
+            ("", None),
+        ] {
+            assert_eq!(version_in(output), version, "{output}");
+        }
+    }
+}
