@@ -37,6 +37,9 @@ async fn everything_works_without_glibc_and_bash() -> Result {
     daemon.as_user("app")?;
     assert_eq!(daemon.sh("id -un; id -G; pwd; echo $USER").await?.text(), "app\n1000 1001\n/home/app\napp");
     assert_eq!(daemon.sh("no-such-command").await?.exit_code(), 127);
+    // What the E2B SDKs start.
+    let bash = json!({ "process": { "cmd": "/bin/bash", "args": ["-l", "-c", "echo $0"] }, "stdin": false });
+    assert_eq!(daemon.launch(bash, &[]).await?.1.finish().await?.text(), "/bin/sh");
 
     let upload = daemon.request(Method::POST, "/files?path=a/b&username=app");
     let reply = daemon.http(upload.header("content-type", "application/octet-stream"), "content").await?;

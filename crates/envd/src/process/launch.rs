@@ -102,6 +102,14 @@ fn process(pid: u32, held: u64, request: StartRequest, terminal: Option<Arc<Term
     }
 }
 
+/// The E2B SDKs run every command and terminal in `/bin/bash`, which small images do not have; what they ask of it (`-i`,
+/// `-l`, `-c`) any shell does.
+fn program(cmd: &str) -> &Path {
+    const BASH: &str = "/bin/bash";
+    let stands_in = cmd == BASH && !Path::new(BASH).exists();
+    Path::new(if stands_in { "/bin/sh" } else { cmd })
+}
+
 /// Everything but the three streams.
 fn command(daemon: &Daemon, request: &StartRequest, user: &User) -> Result<Spawn, LaunchError> {
     let Some(config) = request.process.as_option() else { return Err(LaunchError::NoProcess) };
@@ -119,7 +127,7 @@ fn command(daemon: &Daemon, request: &StartRequest, user: &User) -> Result<Spawn
     env.extend(config.envs.iter().map(|(key, value)| (key.clone(), value.clone())));
     let credentials = Credentials { uid: user.uid, gid: user.gid, groups: user.groups.clone() };
     let (soft, hard) = daemon.options.descriptors;
-    let mut spawn = Spawn::new(Path::new(&config.cmd))
+    let mut spawn = Spawn::new(program(&config.cmd))
         .args(&config.args)
         .cwd(cwd)
         .new_session()
