@@ -3,12 +3,13 @@
 
 use crate::actor;
 use crate::host::Host;
+use crate::limits;
 use crate::record::{Listing, Place, Record};
 use crate::registry::Registry;
 use crate::shared::now_ms;
 use crate::vm::{Vm, ending};
 use crate::vm_dirs::Dirs;
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use hostlink::SandboxEvent;
 use model::EndReason;
 use network::{Adoption, Slot};
@@ -61,15 +62,15 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
     registry.add_damaged(listing.damaged.iter().filter_map(|name| name.parse().ok()));
     let mut wanted = host.classes.adopt(host).await;
     wanted.extend(listing.records.iter().filter_map(|record| generation_of(&record.place)));
-    // Side by side: one VM that is slow to answer costs the others nothing.
-    let found = join_all(listing.records.into_iter().map(|record| {
+    let with_slots = listing.records.into_iter().map(|record| {
         let slot = match record.place {
             Place::Running { slot, .. } => slots.remove(&slot),
             _ => None,
         };
         find(host, record, slot)
-    }))
-    .await;
+    });
+    // Side by side: all together take as long as the slowest, not as their sum.
+    let found: Vec<_> = stream::iter(with_slots).buffer_unordered(limits::ADOPTIONS).collect().await;
     // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
     if listing.damaged.is_empty()
         && let Err(error) = host.shelf.collect(&wanted)
@@ -108,7 +109,7 @@ async fn attach(host: &Arc<Host>, record: &mut Record, vm: Uuid, slot: Option<Sl
         },
         None => ("its network slot is gone".to_owned(), None),
     };
-    tracing::error!(capsule = %record.id, why, "lost");
+    tracing::error!(capsule = %record.id, why, "given up");
     // Before what is left of it is removed: its last words are in there.
     let reason = ending::ended_unseen(vm, &Dirs::of(host, vm).runtime);
     Vm::discard(host, vm, slot).await;

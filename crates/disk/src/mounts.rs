@@ -57,6 +57,12 @@ pub(crate) fn backing_file(device: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(text)))
 }
 
+/// The files of all loop devices.
+pub(crate) fn backing_files() -> impl Iterator<Item = PathBuf> {
+    let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    devices.filter_map(|entry| backing_file(&Path::new("/dev").join(entry.file_name())))
+}
+
 /// Whether a loop device really does direct I/O on its file.
 pub(crate) fn direct_io(device: &Path) -> bool {
     let Ok(name) = device.strip_prefix("/dev") else { return false };

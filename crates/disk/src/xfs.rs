@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, fstat, stat};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use sys::loopdev::LoopDevice;
@@ -13,7 +13,7 @@ use sys::spawn::{Exit, Spawn};
 
 use crate::admission::available_bytes;
 use crate::busy::outlast;
-use crate::limits;
+use crate::{limits, mounts};
 
 /// Why there is no pool file.
 #[derive(Debug, thiserror::Error)]
@@ -86,14 +86,29 @@ fn make(file: &Path, size_bytes: u64) -> Result<(), FormatError> {
 /// Mounts the pool file at `directory` and says on which device. The kernel detaches the device at the unmount.
 ///
 /// `discard`: freed extents become holes of the file, or the host's disk would fill up with deleted capsules. `nouuid`: a
-/// copy of a data directory may be used beside the original (mount(8)). What XFS would have kept from harm by that, one file
-/// mounted twice by two names, a lock does: the device keeps the file open, and the lock with it, until the unmount.
+/// copy of a data directory may be used beside the original (mount(8)). So it is on us that no file is mounted twice.
 pub(crate) fn mount(image: &Path, directory: &Path) -> io::Result<PathBuf> {
     let backing = OpenOptions::new().read(true).write(true).open(image)?;
-    outlast(Errno::WOULDBLOCK, || flock(&backing, FlockOperation::NonBlockingLockExclusive))
-        .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another platform uses this file"))?;
+    outlast(Errno::BUSY, || claim(&backing)).map_err(|errno| match errno {
+        Errno::BUSY => {
+            io::Error::new(io::ErrorKind::ResourceBusy, "the file is mounted elsewhere, perhaps by another name")
+        }
+        errno => errno.into(),
+    })?;
     let device = LoopDevice::attach(backing.as_fd(), limits::SECTOR_BYTES)?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
     rustix::mount::mount(device.path(), directory, "xfs", flags, c"discard,nouuid")?;
     Ok(device.path().to_owned())
+}
+
+/// Busy while any loop device has the file. The lock, which a device keeps for as long as it keeps the file open, is for two
+/// who look at the same time.
+fn claim(file: &File) -> Result<(), Errno> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Err(Errno::BUSY),
+        locked => locked?,
+    }
+    let own = fstat(file)?;
+    let same = |path: PathBuf| stat(path).is_ok_and(|other| (other.st_dev, other.st_ino) == (own.st_dev, own.st_ino));
+    if mounts::backing_files().any(same) { Err(Errno::BUSY) } else { Ok(()) }
 }

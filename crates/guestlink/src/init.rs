@@ -63,6 +63,11 @@ pub enum InitError {
 }
 
 #[derive(Deserialize)]
+struct Daemon {
+    key: String,
+}
+
+#[derive(Deserialize)]
 struct Health {
     version: String,
 }
@@ -92,6 +97,16 @@ impl Envd {
     /// Puts another daemon in this one's place; it answers a moment later. Clients connect again.
     pub async fn upgrade(&self, binary: Bytes) -> Result<(), InitError> {
         self.expect_no_content("/upgrade", binary, HEAD_LIMIT).await
+    }
+
+    /// Which daemon it is: a digest of its program. Whatever a guest says here is compared, and nothing else.
+    pub async fn daemon_key(&self) -> Result<String, InitError> {
+        let (status, body) = self.control(Method::GET, "/upgrade", Bytes::new(), HEAD_LIMIT).await?;
+        if status != StatusCode::OK {
+            return Err(InitError::Refused(status));
+        }
+        let daemon: Daemon = serde_json::from_slice(&body).map_err(|_| InitError::Invalid)?;
+        Ok(daemon.key)
     }
 
     async fn expect_no_content(&self, path: &str, body: Bytes, limit: Duration) -> Result<(), InitError> {

@@ -140,14 +140,14 @@ struct Writer {
 }
 
 impl Qmp {
-    /// Takes over a fresh connection: awaits the greeting and enters command mode.
-    pub(crate) async fn open(stream: UnixStream) -> Result<Self, QmpError> {
+    /// Takes over a fresh connection: awaits the greeting for so long, and enters command mode.
+    pub(crate) async fn open(stream: UnixStream, limit: Duration) -> Result<Self, QmpError> {
         const COMMAND: &str = "qmp_capabilities";
         let (read, half) = stream.into_split();
         let mut reader = BufReader::new(read);
-        let greeting = tokio::time::timeout(limits::CONNECT, read_message(&mut reader)).await;
+        let greeting = tokio::time::timeout(limit, read_message(&mut reader)).await;
         match greeting {
-            Err(_) => return Err(QmpError::TimedOut { command: COMMAND, limit: limits::CONNECT }),
+            Err(_) => return Err(QmpError::TimedOut { command: COMMAND, limit }),
             Ok(Err(broken)) => return Err(QmpError::Broken { command: COMMAND, broken }),
             Ok(Ok(message)) if message.greeting.is_none() => {
                 return Err(QmpError::Broken { command: COMMAND, broken: Broken::Garbage });
@@ -336,7 +336,7 @@ mod tests {
             // Commands are read, or sending them would fail before the answers are seen.
             let _ = tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await;
         });
-        let result = async { Qmp::open(ours).await?.execute("query-status", &json!({})).await }.await;
+        let result = async { Qmp::open(ours, limits::CONNECT).await?.execute("query-status", &json!({})).await }.await;
         qemu.abort();
         result
     }
@@ -381,7 +381,7 @@ mod tests {
             }
             Ok::<_, io::Error>(())
         });
-        let qmp = Qmp::open(ours).await?;
+        let qmp = Qmp::open(ours, limits::CONNECT).await?;
         let mut events = qmp.events();
         for command in ["one", "two"] {
             assert_eq!(qmp.execute::<Value>(command, &json!({})).await?, json!({ "for": command }));

@@ -10,7 +10,7 @@ use crate::{Outcome, guest, process, sdk, toolchain, workspace};
 pub const AS_ROOT: &str = "sudo --preserve-env";
 
 /// A test program that hangs is ended after this many seconds; its last lines tell which test it was.
-const LIMIT: &str = "timeout --kill-after=10 1500";
+const LIMIT: &str = "timeout --kill-after=10 2400";
 
 /// Names of the suites, in the order they run.
 const SUITES: [&str; 3] = ["crates", "guest", "sdk"];

@@ -28,21 +28,36 @@ impl Vm {
     /// as it did before, so a failure is no reason to stop it.
     pub(super) async fn renew_daemon(&mut self, host: &Host) {
         let key = &host.artifacts.daemon_key;
+        if self.daemon.is_none() {
+            self.daemon = self.envd.daemon_key().await.ok();
+        }
         if self.daemon.as_ref() == Some(key) {
             return;
         }
-        match self.replace_daemon(host).await {
-            Ok(()) => {
-                tracing::info!(vm = %self.id, former = self.daemon, now = key, "guest daemon replaced");
-                self.daemon = Some(key.clone());
+        let former = self.daemon.take();
+        let replaced = self.replace_daemon(host).await;
+        // Whichever serves now: one that does not begin to is taken back by the guest's init.
+        let serving = self.serving_daemon().await;
+        match (replaced, serving) {
+            (Ok(()), Ok(serving)) if serving == *key => {
+                tracing::info!(vm = %self.id, former, now = key, "guest daemon replaced");
+                self.daemon = Some(serving);
             }
-            Err(failure) => tracing::warn!(vm = %self.id, %failure, "the guest keeps its former daemon"),
+            (replaced, serving) => {
+                let why = replaced.err().or(serving.err()).map_or("it did not serve".to_owned(), |why| why.to_string());
+                tracing::warn!(vm = %self.id, why, "the guest keeps its former daemon");
+                self.daemon = former;
+            }
         }
     }
 
     async fn replace_daemon(&self, host: &Host) -> Result<(), Failure> {
         let binary = tokio::fs::read(&host.artifacts.daemon).await.map_err(Failure::at("reading the guest daemon"))?;
-        self.envd.upgrade(binary.into()).await.map_err(Failure::at("replacing the guest daemon"))?;
-        self.wait_healthy(limits::GUEST_READY).await
+        self.envd.upgrade(binary.into()).await.map_err(Failure::at("replacing the guest daemon"))
+    }
+
+    async fn serving_daemon(&self) -> Result<String, Failure> {
+        self.wait_healthy(limits::GUEST_UPGRADE).await?;
+        self.envd.daemon_key().await.map_err(Failure::at("asking which daemon it is"))
     }
 }

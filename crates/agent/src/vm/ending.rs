@@ -43,9 +43,12 @@ impl Vm {
     }
 }
 
-/// Why the VM whose keeper ran in `runtime` ended while no agent was there; logs its last words.
+/// Why the VM whose keeper ran in `runtime` ended while no agent was there, if it has; logs its last words.
 pub fn ended_unseen(id: Uuid, runtime: &Path) -> EndReason {
-    last_words(id, ExitRecord::of(runtime).ok().flatten().as_ref())
+    match ExitRecord::of(runtime) {
+        Ok(Some(exit)) => last_words(id, Some(&exit)),
+        _ => EndReason::VmCrash,
+    }
 }
 
 fn last_words(id: Uuid, exit: Option<&ExitRecord>) -> EndReason {

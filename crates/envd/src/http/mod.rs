@@ -43,8 +43,9 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .layer(DefaultBodyLimit::max(limits::CONTROL_BYTES));
     let files =
         Router::new().route("/files", get(download::download).post(upload::upload)).layer(DefaultBodyLimit::disable());
-    let upgrade =
-        Router::new().route("/upgrade", post(upgrade::upgrade)).layer(DefaultBodyLimit::max(limits::DAEMON_BYTES));
+    let upgrade = Router::new()
+        .route("/upgrade", get(upgrade::identity).post(upgrade::upgrade))
+        .layer(DefaultBodyLimit::max(limits::DAEMON_BYTES));
     control
         .merge(files)
         .merge(upgrade)

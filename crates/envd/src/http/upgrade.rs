@@ -6,14 +6,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
 use http::StatusCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use sys::spawn::{Spawn, Stream};
 
 use super::refusal::Refusal;
-use crate::daemon::{Daemon, blocking};
+use crate::daemon::{Daemon, Interrupted, blocking};
 use crate::limits;
 use crate::supervise::FORMER;
 
@@ -26,6 +29,26 @@ pub(super) async fn upgrade(State(daemon): State<Arc<Daemon>>, binary: Bytes) ->
     if !daemon.supervisor.is_there() {
         return Err(Refusal::new(StatusCode::CONFLICT, "the daemon runs without a supervisor"));
     }
+    // Carried through even if whoever asked does not wait: half of it would be a daemon that nobody has tried.
+    tokio::spawn(replace(daemon, binary)).await.map_err(|_| Refusal::from(Interrupted))?
+}
+
+/// `GET /upgrade`: which daemon this is, as 16 hex digits that another one has not.
+pub(super) async fn identity() -> Result<Json<Value>, Refusal> {
+    let key = blocking(|| {
+        let program = fs::read("/proc/self/exe").map_err(|error| failed(&error))?;
+        // As the host digests what it makes guests from: each piece after its length.
+        let digest = Sha256::new().chain_update((program.len() as u64).to_le_bytes()).chain_update(program).finalize();
+        Ok::<_, Refusal>(format!("{:016x}", digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))))
+    });
+    Ok(Json(json!({ "key": key.await? })))
+}
+
+fn failed(error: &io::Error) -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+async fn replace(daemon: Arc<Daemon>, binary: Bytes) -> Result<StatusCode, Refusal> {
     let mut upgraded = daemon.upgraded.lock().await;
     if *upgraded {
         return Err(Refusal::new(StatusCode::CONFLICT, "the daemon is being replaced"));
@@ -41,10 +64,9 @@ fn install(program: &Path, binary: &[u8]) -> Result<(), Refusal> {
     let next = program.with_extension(NEXT);
     let installed = try_out(&next, binary).and_then(|()| {
         let former = program.with_extension(FORMER);
-        let failed = |error: io::Error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
         let _ = fs::remove_file(&former);
-        fs::hard_link(program, &former).map_err(failed)?;
-        fs::rename(&next, program).map_err(failed)
+        fs::hard_link(program, &former).map_err(|error| failed(&error))?;
+        fs::rename(&next, program).map_err(|error| failed(&error))
     });
     if installed.is_err() {
         let _ = fs::remove_file(&next);

@@ -135,7 +135,15 @@ impl Upload {
         let file = blocking(move || create(&target, &user, &metadata)).await?;
         let failed = |error| FsError::io(&path, error);
         let (mut writer, mut buffer) = (Writer::Idle(file, Vec::new()), Vec::new());
-        while let Some(mut chunk) = content.next().await.transpose().map_err(broken)? {
+        while let Some(chunk) = content.next().await {
+            let mut chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    // Who is told that it failed may try again: nothing of this one may be written after that.
+                    writer.rest().await.map_err(failed)?;
+                    return Err(broken(error));
+                }
+            };
             while !chunk.is_empty() {
                 let room = limits::WRITE_CHUNK - buffer.len();
                 buffer.extend_from_slice(&chunk.split_to(chunk.len().min(room)));

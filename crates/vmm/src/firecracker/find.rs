@@ -50,15 +50,27 @@ pub enum FindError {
 impl Firecracker {
     /// The Firecracker at `program`, or in `PATH`; whether it can run guests here is not tried. Blocks for some 20 ms.
     pub fn find(program: Option<&Path>) -> Result<Self, FindError> {
-        let program = program.unwrap_or(Path::new(PROGRAM));
+        // It will run in another directory; a bare name is looked up in PATH.
+        let program = match program {
+            Some(path) => {
+                std::path::absolute(path).map_err(|source| FindError::Run { program: path.to_owned(), source })?
+            }
+            None => PROGRAM.into(),
+        };
+        let program = program.as_path();
         let version = ask(program, "--version")?;
         if version < OLDEST {
             return Err(FindError::TooOld(version));
         }
         let snapshot_version = ask(program, "--snapshot-version")?.to_string();
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-        let cpu = format!("host@{:08x}", crc32fast::hash(flags.as_bytes()));
+        let what = ["vendor_id", "cpu family", "model", "stepping", "flags"];
+        // Of the first processor; "model" is also how "model name" begins.
+        let lines = info
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .filter(|line| what.iter().any(|key| line.starts_with(key)));
+        let cpu = format!("host@{:08x}", crc32fast::hash(lines.collect::<String>().as_bytes()));
         Ok(Self { program: program.to_owned(), version, snapshot_version, cpu })
     }
 

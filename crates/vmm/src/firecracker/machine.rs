@@ -35,6 +35,8 @@ impl FirecrackerMachine {
     pub(super) async fn reach(runtime_dir: &Path, limit: Duration) -> io::Result<Self> {
         let api = Api::of(runtime_dir)?;
         api.connect(limit).await?;
+        let answer = tokio::time::timeout(limit, api.get::<Instance>("/")).await?;
+        answer.map_err(io::Error::other)?;
         Ok(Self { runtime_dir: runtime_dir.to_owned(), api })
     }
 
@@ -79,7 +81,7 @@ impl FirecrackerMachine {
 
     async fn snapshot(&self, state: &Path, memory: &Path) -> Result<(), Control> {
         let mark = self.runtime_dir.join(ASKED_BEFORE);
-        let snapshot_type = if mark.exists() { Pages::Full } else { Pages::Diff };
+        let snapshot_type = if mark.try_exists()? { Pages::Full } else { Pages::Diff };
         fs::write(mark, [])?;
         let create = Create { snapshot_type, snapshot_path: text(state)?, mem_file_path: text(memory)? };
         Ok(self.api.change(Method::PUT, "/snapshot/create", &create).await?)

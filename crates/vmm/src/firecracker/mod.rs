@@ -32,7 +32,7 @@ pub struct Firecracker {
     version: Version,
     /// Version of the device states it writes; minor ones of a major are read by later programs.
     snapshot_version: String,
-    /// Digest of the processor's features: guests see them all.
+    /// Digest of the processor's kind and features: guests see them all.
     cpu: String,
 }
 

@@ -20,6 +20,8 @@ use async_trait::async_trait;
 pub use probe::{ProbeError, kvm_boots, probe};
 
 use self::machine::QemuMachine;
+use tokio::time::Instant;
+
 use crate::machine::MachineError;
 use crate::qmp::Qmp;
 use crate::{Command, Compatibility, Machine, MachineSpec, SpecError, Start, Tier, Vmm, control};
@@ -99,9 +101,10 @@ impl Vmm for Qemu {
 
     async fn connect(&self, runtime_dir: &Path, limit: Duration) -> Result<Box<dyn Machine>, MachineError> {
         let unreachable = |source| MachineError::Unreachable { runtime_dir: runtime_dir.to_owned(), source };
+        let began = Instant::now();
         let dir = File::open(runtime_dir).map_err(unreachable)?;
         let stream = control::reach(&dir, SOCKET, limit).await.map_err(unreachable)?;
-        let qmp = Qmp::open(stream)
+        let qmp = Qmp::open(stream, limit.saturating_sub(began.elapsed()))
             .await
             .map_err(|source| MachineError::Control { action: "accept a connection", source: source.into() })?;
         Ok(Box::new(QemuMachine::new(qmp, self.version)))

@@ -30,8 +30,8 @@ fn firecracker() -> Result<Option<Firecracker>> {
     let program = std::env::var_os("WRENN_FIRECRACKER").map(PathBuf::from);
     let wanted = program.is_some();
     let missing = match Firecracker::find(program.as_deref()) {
-        Ok(found) if Path::new("/dev/kvm").exists() => return Ok(Some(found)),
-        Ok(_) => "no /dev/kvm".into(),
+        Ok(found) if File::options().read(true).write(true).open("/dev/kvm").is_ok() => return Ok(Some(found)),
+        Ok(_) => "/dev/kvm does not open".into(),
         Err(error) if wanted => return Err(error.into()),
         Err(error) => error.to_string(),
     };

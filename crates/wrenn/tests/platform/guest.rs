@@ -155,7 +155,7 @@ pub async fn offers_loopback_servers(platform: &mut Platform) -> Verdict {
 async fn hostname_page(platform: &Platform, id: CapsuleId) -> Verdict {
     let request = || {
         let url = format!("{}/hostname", platform.base_url);
-        reqwest::Client::new().get(url).header("Host", format!("8000-{id}.localhost")).send()
+        reqwest::Client::new().get(url).header("Host", format!("8000-{id}.localhost")).timeout(SETTLE).send()
     };
     let deadline = Instant::now() + SETTLE;
     loop {
