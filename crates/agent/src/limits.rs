@@ -14,15 +14,15 @@ pub const GUEST_BOOT: Duration = Duration::from_mins(3);
 pub const GUEST_INIT: Duration = Duration::from_secs(30);
 /// Between two attempts to reach a starting guest.
 pub const GUEST_RETRY: Duration = Duration::from_millis(5);
+/// Limit of one such attempt.
+pub const GUEST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Until a guest whose daemon is replaced answers again: longer than its init waits for the new one before it takes the
 /// former back (60 s).
 pub const GUEST_UPGRADE: Duration = Duration::from_secs(90);
-/// Limit of one such attempt.
-pub const GUEST_ATTEMPT: Duration = Duration::from_secs(1);
-/// Until a VMM that was started answers on its control socket.
-pub const VMM_START: Duration = Duration::from_secs(30);
 /// VMs looked for at a time when the agent starts.
 pub const ADOPTIONS: usize = 64;
+/// Until a VMM that was started answers on its control socket.
+pub const VMM_START: Duration = Duration::from_secs(30);
 /// Until one that is found again answers: giving up loses the capsule, and a host that has just started is busy.
 pub const VMM_ANSWER: Duration = Duration::from_mins(3);
 /// Events not yet delivered to the control plane; the oldest go first when it stays away.

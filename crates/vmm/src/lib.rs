@@ -12,11 +12,13 @@ mod control;
 pub mod firecracker;
 pub mod limits;
 mod machine;
+mod program;
 pub mod qemu;
 mod qmp;
 mod spec;
 
 pub use compatibility::{Compatibility, Tier};
 pub use machine::{Control, Dirty, Machine, MachineError, Status, Trouble, Vmm};
+pub use program::ProgramError;
 pub use qmp::{Broken, QmpError};
 pub use spec::{BootSource, Command, Mac, MachineSpec, Nic, SpecError, Start};

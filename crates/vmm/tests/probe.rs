@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
+use vmm::ProgramError;
 use vmm::qemu::{Accelerator, ProbeError, Qemu, kvm_boots};
 use vmm::{Tier, Vmm};
 
@@ -20,8 +21,14 @@ fn the_installed_qemu_is_found() -> Result<(), Box<dyn Error>> {
 
 #[test]
 fn what_is_no_qemu_is_said_to_be_none() {
-    assert!(matches!(Qemu::find(Some(Path::new("/no/such/qemu")), Accelerator::Tcg), Err(ProbeError::Run { .. })));
-    assert!(matches!(Qemu::find(Some(Path::new("/bin/echo")), Accelerator::Tcg), Err(ProbeError::NoVersion { .. })));
+    assert!(matches!(
+        Qemu::find(Some(Path::new("/no/such/qemu")), Accelerator::Tcg),
+        Err(ProbeError::Program(ProgramError::Run { .. }))
+    ));
+    assert!(matches!(
+        Qemu::find(Some(Path::new("/bin/echo")), Accelerator::Tcg),
+        Err(ProbeError::Program(ProgramError::NoVersion { .. }))
+    ));
 }
 
 #[tokio::test]

@@ -1,12 +1,10 @@
 //! Finding the Firecracker of this host.
 
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
-
-use sys::spawn::Spawn;
+use std::path::Path;
 
 use super::Firecracker;
+use crate::program::{self, ProgramError};
 
 const PROGRAM: &str = "firecracker";
 
@@ -26,22 +24,9 @@ impl fmt::Display for Version {
 /// Why there is no usable Firecracker.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// Not installed, most often.
-    #[error("{program} cannot be run: {source}")]
-    Run {
-        /// The program.
-        program: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It runs but does not say a version.
-    #[error("{program} does not tell its version: {output:?}")]
-    NoVersion {
-        /// The program.
-        program: PathBuf,
-        /// What it said.
-        output: String,
-    },
+    /// It cannot be asked.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     /// Too old.
     #[error("Firecracker {0} is too old, {OLDEST} is needed")]
     TooOld(Version),
@@ -53,16 +38,16 @@ impl Firecracker {
         // It will run in another directory; a bare name is looked up in PATH.
         let program = match program {
             Some(path) => {
-                std::path::absolute(path).map_err(|source| FindError::Run { program: path.to_owned(), source })?
+                std::path::absolute(path).map_err(|source| ProgramError::Run { program: path.to_owned(), source })?
             }
             None => PROGRAM.into(),
         };
         let program = program.as_path();
-        let version = ask(program, "--version")?;
+        let version = program::version(program, "--version", version_in)?;
         if version < OLDEST {
             return Err(FindError::TooOld(version));
         }
-        let snapshot_version = ask(program, "--snapshot-version")?.to_string();
+        let snapshot_version = program::version(program, "--snapshot-version", version_in)?.to_string();
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let what = ["vendor_id", "cpu family", "model", "stepping", "flags"];
         // Of the first processor; "model" is also how "model name" begins.
@@ -78,16 +63,6 @@ impl Firecracker {
     pub fn version(&self) -> Version {
         self.version
     }
-}
-
-fn ask(program: &Path, argument: &str) -> Result<Version, FindError> {
-    let output = Spawn::new(program)
-        .inherit_env()
-        .arg(argument)
-        .output()
-        .map_err(|source| FindError::Run { program: program.to_owned(), source })?;
-    let output = String::from_utf8_lossy(&output.stdout).into_owned();
-    version_in(&output).ok_or_else(|| FindError::NoVersion { program: program.to_owned(), output })
 }
 
 /// The first version in `Firecracker v1.16.1`, followed by whatever else it has to say.

@@ -34,9 +34,11 @@ impl FirecrackerMachine {
     /// Once it answers.
     pub(super) async fn reach(runtime_dir: &Path, limit: Duration) -> io::Result<Self> {
         let api = Api::of(runtime_dir)?;
-        api.connect(limit).await?;
-        let answer = tokio::time::timeout(limit, api.get::<Instance>("/")).await?;
-        answer.map_err(io::Error::other)?;
+        let answers = async {
+            api.connect(limit).await?;
+            api.get::<Instance>("/").await.map_err(io::Error::other)
+        };
+        tokio::time::timeout(limit, answers).await??;
         Ok(Self { runtime_dir: runtime_dir.to_owned(), api })
     }
 

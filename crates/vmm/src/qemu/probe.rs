@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use sys::spawn::{Spawn, Stream};
@@ -11,6 +11,7 @@ use tokio::net::unix::pipe;
 
 use super::{Accelerator, Cpu, Qemu, Version};
 use crate::limits;
+use crate::program::{self, ProgramError};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -23,22 +24,9 @@ const BOOTED: &[u8] = b"Unable to mount root fs";
 /// Why there is no usable QEMU.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// Not installed, most often.
-    #[error("{program} cannot be run: {source}")]
-    Run {
-        /// The program.
-        program: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It runs but does not say a version.
-    #[error("{program} does not tell its version: {output:?}")]
-    NoVersion {
-        /// The program.
-        program: PathBuf,
-        /// What it said.
-        output: String,
-    },
+    /// It cannot be asked.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     /// Too old.
     #[error("QEMU {}.{} is too old, {}.{} is needed", .0.0, .0.1, OLDEST.0, OLDEST.1)]
     TooOld(Version),
@@ -48,9 +36,7 @@ impl Qemu {
     /// The QEMU at `program`, or in `PATH`, with the given accelerator, which is not tried. Blocks for some 50 ms.
     pub fn find(program: Option<&Path>, accelerator: Accelerator) -> Result<Self, ProbeError> {
         let program = program.unwrap_or(Path::new(PROGRAM));
-        let output = ask(program, &["--version"])?;
-        let version =
-            version_in(&output).ok_or_else(|| ProbeError::NoVersion { program: program.to_owned(), output })?;
+        let version = program::version(program, "--version", version_in)?;
         if version < OLDEST {
             return Err(ProbeError::TooOld(version));
         }
@@ -123,15 +109,6 @@ async fn try_kvm(qemu: &Qemu, kernel: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-fn ask(program: &Path, args: &[&str]) -> Result<String, ProbeError> {
-    let output = Spawn::new(program)
-        .inherit_env()
-        .args(args)
-        .output()
-        .map_err(|source| ProbeError::Run { program: program.to_owned(), source })?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// `QEMU emulator version 7.2.22 (Debian …)`.
