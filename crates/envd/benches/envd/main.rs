@@ -90,9 +90,9 @@ fn transfers(envd: &Server, nginx: &Server, dir: &Path) -> Measured {
     let (mut upload, mut upload_floor, mut download, mut download_floor) = (0.0_f64, 0.0_f64, 0.0_f64, 0.0_f64);
     let mut peaks = (0.0_f64, 0.0_f64);
     for _ in 0..TRANSFERS {
-        give_memory_back(&file)?;
+        warm_memory(&file)?;
         upload_floor = upload_floor.max(rate(|| up(nginx, &put))?);
-        give_memory_back(&file)?;
+        warm_memory(&file)?;
         envd.forget_peak()?;
         upload = upload.max(rate(|| up(envd, &post))?);
         peaks.0 = peaks.0.max(envd.memory_mb()?.1);
@@ -109,10 +109,11 @@ fn transfers(envd: &Server, nginx: &Server, dir: &Path) -> Measured {
     ])
 }
 
-/// Removes the file, having filled it: an upload then finds its memory in the page cache's hands. What the page cache
-/// takes anew may have to be had from a hypervisor first, which takes several times as long as an upload.
-fn give_memory_back(file: &Path) -> std::io::Result<()> {
-    std::io::copy(&mut std::io::repeat(0).take(BYTES), &mut fs::File::create(file)?)?;
+/// Fills the page cache with a file of three times the size, and removes it: an upload then finds memory that is really
+/// there. Memory that lay free for a second may have gone back to a hypervisor (`page_reporting` of the kernel), and
+/// having it again takes several times as long as an upload.
+fn warm_memory(file: &Path) -> std::io::Result<()> {
+    std::io::copy(&mut std::io::repeat(0).take(3 * BYTES), &mut fs::File::create(file)?)?;
     fs::remove_file(file)
 }
 

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
@@ -175,7 +175,7 @@ fn stream(reader: Box<dyn Read + Send>, encoding: Encoding) -> Response {
         // The fastest level: the network is close.
         Encoding::Gzip => Some(GzEncoder::new(Vec::new(), Compression::fast())),
     };
-    let source = Source { reader, gzip, over: false };
+    let source = Source { reader, gzip, buffers: Default::default(), over: false };
     let chunks = stream::try_unfold(source, |mut source| {
         blocking(move || match source.next() {
             Ok(chunk) => Ok::<_, Broken>(chunk.map(|chunk| (chunk, source))),
@@ -199,30 +199,46 @@ impl From<Interrupted> for Broken {
 struct Source {
     reader: Box<dyn Read + Send>,
     gzip: Option<GzEncoder<Vec<u8>>>,
+    /// Memory is used again as soon as nobody holds what was read into it.
+    buffers: [BytesMut; 2],
     over: bool,
 }
 
 impl Source {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         while !self.over {
-            let mut chunk = Vec::new();
-            (&mut self.reader).take(limits::READ_CHUNK as u64).read_to_end(&mut chunk)?;
+            let chunk = self.read()?;
             self.over = chunk.is_empty();
             let ready = match (self.gzip.take(), self.over) {
                 (None, _) => chunk,
-                (Some(gzip), true) => gzip.finish()?,
+                (Some(gzip), true) => gzip.finish()?.into(),
                 (Some(mut gzip), false) => {
                     gzip.write_all(&chunk)?;
                     let ready = std::mem::take(gzip.get_mut());
                     self.gzip = Some(gzip);
-                    ready
+                    ready.into()
                 }
             };
             if !ready.is_empty() {
-                return Ok(Some(ready.into()));
+                return Ok(Some(ready));
             }
         }
         Ok(None)
+    }
+
+    /// What one read brings, in whichever buffer the connection has let go of; nothing at the end.
+    fn read(&mut self) -> io::Result<Bytes> {
+        self.buffers.rotate_left(1);
+        let buffer = &mut self.buffers[0];
+        buffer.resize(limits::READ_CHUNK, 0);
+        let count = loop {
+            match self.reader.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        buffer.truncate(count);
+        Ok(buffer.split().freeze())
     }
 }
 
