@@ -1,19 +1,15 @@
 //! `GET /files`: a file, whole or in part, compressed if the client likes.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Cursor, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use bytes::{Bytes, BytesMut};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use futures_util::stream;
+use bytes::{Buf as _, Bytes};
 use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LAST_MODIFIED,
     VARY,
@@ -23,8 +19,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use super::auth::FileQuery;
 use super::encoding::{self, Encoding};
 use super::range::{self, Wanted};
+use super::reading::{Reader, answer};
 use super::refusal::Refusal;
-use crate::daemon::{Daemon, Interrupted, blocking};
+use crate::daemon::{Daemon, blocking};
 use crate::filesystem::FsError;
 use crate::{limits, paths};
 
@@ -104,7 +101,7 @@ impl Found {
             Content::Unsized(..) => None,
         };
         if encoding == Encoding::Gzip {
-            let mut response = stream(self.content.reader(0, None)?, encoding);
+            let mut response = answer(self.content.reader(0, None)?, encoding);
             response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             return Ok(response);
         }
@@ -117,7 +114,7 @@ impl Found {
                 response
             }
             (Wanted::Part { start, length }, size) => {
-                let mut response = stream(self.content.reader(start, Some(length))?, encoding);
+                let mut response = answer(self.content.reader(start, Some(length))?, encoding);
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 insert(&mut response, CONTENT_LENGTH, length.to_string());
                 let (end, size) = (start + length - 1, size.unwrap_or_default());
@@ -125,7 +122,7 @@ impl Found {
                 response
             }
             (Wanted::Whole, size) => {
-                let mut response = stream(self.content.reader(0, size)?, encoding);
+                let mut response = answer(self.content.reader(0, size)?, encoding);
                 if let Some(size) = size {
                     insert(&mut response, CONTENT_LENGTH, size.to_string());
                 }
@@ -144,20 +141,19 @@ impl Found {
 
 impl Content {
     /// From `start` on, `length` bytes or to the end.
-    fn reader(self, start: u64, length: Option<u64>) -> Result<Box<dyn Read + Send>, Refusal> {
-        let length = length.unwrap_or(u64::MAX);
+    fn reader(self, start: u64, length: Option<u64>) -> Result<Reader, Refusal> {
+        let left = length.unwrap_or(u64::MAX);
         Ok(match self {
-            Self::Whole(bytes) => {
-                let mut cursor = Cursor::new(bytes);
-                cursor.set_position(start);
-                Box::new(cursor.take(length))
+            Self::Whole(mut begin) => {
+                begin.advance(usize::try_from(start).unwrap_or(usize::MAX).min(begin.len()));
+                Reader { begin, file: None, left }
             }
             Self::Sized(mut file, _) => {
                 file.seek(SeekFrom::Start(start))
                     .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-                Box::new(file.take(length))
+                Reader { begin: Bytes::new(), file: Some(file), left }
             }
-            Self::Unsized(begin, file) => Box::new(Cursor::new(begin).chain(file)),
+            Self::Unsized(begin, file) => Reader { begin, file: Some(file), left },
         })
     }
 }
@@ -165,80 +161,6 @@ impl Content {
 fn insert(response: &mut Response, name: http::HeaderName, value: String) {
     if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
         response.headers_mut().insert(name, value);
-    }
-}
-
-/// Reads, and compresses, as fast as the client takes it.
-fn stream(reader: Box<dyn Read + Send>, encoding: Encoding) -> Response {
-    let gzip = match encoding {
-        Encoding::Identity => None,
-        // The fastest level: the network is close.
-        Encoding::Gzip => Some(GzEncoder::new(Vec::new(), Compression::fast())),
-    };
-    let source = Source { reader, gzip, buffers: Default::default(), over: false };
-    let chunks = stream::try_unfold(source, |mut source| {
-        blocking(move || match source.next() {
-            Ok(chunk) => Ok::<_, Broken>(chunk.map(|chunk| (chunk, source))),
-            Err(error) => Err(Broken(error)),
-        })
-    });
-    Body::from_stream(chunks).into_response()
-}
-
-/// The rest of a file could not be read: the connection breaks off, since the status has been sent.
-#[derive(Debug, thiserror::Error)]
-#[error("reading the file: {0}")]
-struct Broken(io::Error);
-
-impl From<Interrupted> for Broken {
-    fn from(interrupted: Interrupted) -> Self {
-        Self(io::Error::other(interrupted))
-    }
-}
-
-struct Source {
-    reader: Box<dyn Read + Send>,
-    gzip: Option<GzEncoder<Vec<u8>>>,
-    /// Memory is used again as soon as nobody holds what was read into it.
-    buffers: [BytesMut; 2],
-    over: bool,
-}
-
-impl Source {
-    fn next(&mut self) -> io::Result<Option<Bytes>> {
-        while !self.over {
-            let chunk = self.read()?;
-            self.over = chunk.is_empty();
-            let ready = match (self.gzip.take(), self.over) {
-                (None, _) => chunk,
-                (Some(gzip), true) => gzip.finish()?.into(),
-                (Some(mut gzip), false) => {
-                    gzip.write_all(&chunk)?;
-                    let ready = std::mem::take(gzip.get_mut());
-                    self.gzip = Some(gzip);
-                    ready.into()
-                }
-            };
-            if !ready.is_empty() {
-                return Ok(Some(ready));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What one read brings, in whichever buffer the connection has let go of; nothing at the end.
-    fn read(&mut self) -> io::Result<Bytes> {
-        self.buffers.rotate_left(1);
-        let buffer = &mut self.buffers[0];
-        buffer.resize(limits::READ_CHUNK, 0);
-        let count = loop {
-            match self.reader.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result?,
-            }
-        };
-        buffer.truncate(count);
-        Ok(buffer.split().freeze())
     }
 }
 

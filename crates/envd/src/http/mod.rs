@@ -7,6 +7,7 @@ mod download;
 mod encoding;
 mod metrics;
 mod range;
+mod reading;
 mod refusal;
 mod upgrade;
 mod upload;
