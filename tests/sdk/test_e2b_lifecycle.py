@@ -37,6 +37,33 @@ def test_create_and_kill(new_sandbox):
         sandbox.commands.run("true")
 
 
+def test_fork_copies_memory_processes_and_files(new_sandbox):
+    sandbox = new_sandbox(metadata={"who": "source"}, envs={"GREETING": "hello"}, timeout=600)
+    sandbox.files.write("/home/user/file", "on disk")
+    counter = sandbox.commands.run("i=0; while :; do i=$((i+1)); echo $i > /dev/shm/n; sleep 0.1; done", background=True)
+    forks = sandbox.fork(count=2, timeout=300)
+    try:
+        for fork in forks:
+            assert not isinstance(fork, Exception), fork
+            assert fork.files.read("/home/user/file") == "on disk"
+            assert fork.commands.run("echo $GREETING").stdout == "hello\n"
+            assert counter.pid in [process.pid for process in fork.commands.list()]
+            first = int(fork.files.read("/dev/shm/n"))
+            assert eventually(lambda fork=fork, first=first: int(fork.files.read("/dev/shm/n")) > first)
+            info = fork.get_info()
+            assert info.metadata["who"] == "source"
+            assert info.end_at - info.started_at <= timedelta(seconds=310)
+        assert len({sandbox.sandbox_id, *(fork.sandbox_id for fork in forks)}) == 3
+        forks[0].files.write("/home/user/file", "changed")
+        assert forks[1].files.read("/home/user/file") == sandbox.files.read("/home/user/file") == "on disk"
+    finally:
+        for fork in forks:
+            if not isinstance(fork, Exception):
+                fork.kill()
+    with pytest.raises(NotFoundException):
+        forks[0].fork()
+
+
 def test_wrong_keys_and_templates_are_refused():
     with pytest.raises(AuthenticationException):
         Sandbox.create(api_key="e2b_" + "0" * 32)

@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::operations::{self, Outcome};
 use crate::record::{Place, Record};
 use crate::shared::{Shared, View, now_ms};
-use crate::vm::Vm;
+use crate::vm::{Standstill, Vm};
 use crate::{limits, registry::Registry};
 use hostlink::SandboxEvent;
 use lifecycle::agent::{Command, Effect, Event, Left, Machine, Operation, Report, Verdict};
@@ -37,6 +37,8 @@ pub enum Message {
     SetLifetime(Lifetime, Reply),
     /// Wait until it has been created.
     Join(Reply),
+    /// Keep a snapshot of it under this id; it goes on.
+    Snapshot(Uuid, oneshot::Sender<Result<Standstill, Failure>>),
     /// Leave the VM running and end: the agent is shutting down.
     Release(oneshot::Sender<()>),
 }
@@ -68,6 +70,13 @@ impl Handle {
     /// Waits until it has been created; it may have moved on since.
     pub async fn join(&self) -> Result<View, Failure> {
         self.send(Message::Join).await
+    }
+
+    /// Keeps a snapshot of it under this id; an id that is taken is left as it is. The work goes on when the caller leaves.
+    pub async fn snapshot(&self, id: Uuid) -> Result<Standstill, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(Message::Snapshot(id, reply)).await.map_err(|_| Failure::Stopping)?;
+        answer.await.map_err(|_| Failure::Stopping)?
     }
 
     /// Lets go of the VM without ending it.
@@ -173,6 +182,7 @@ impl Actor {
                     }
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
                     Some(Message::Join(reply)) => self.join(reply),
+                    Some(Message::Snapshot(id, reply)) => drop(reply.send(self.snapshot(id).await)),
                     Some(Message::Release(done)) => {
                         // What is under way reaches its stable point first.
                         while self.running.is_some() {
@@ -239,6 +249,15 @@ impl Actor {
         let answer = saved.map(|()| self.view());
         self.publish();
         let _ = reply.send(answer);
+    }
+
+    /// It stays `running`, so this is no operation of the machine's: commands wait in the mailbox meanwhile, calls into
+    /// the guest do not.
+    async fn snapshot(&mut self, id: Uuid) -> Result<Standstill, Failure> {
+        let Some(vm) = self.vm.as_mut().filter(|_| self.machine.status() == CapsuleStatus::Running) else {
+            return Err(Failure::State(self.machine.status()));
+        };
+        operations::snapshot(&self.host, &self.record, vm, id).await
     }
 
     fn lifetime_ended(&mut self) {

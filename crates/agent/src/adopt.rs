@@ -4,6 +4,7 @@
 use crate::actor;
 use crate::host::Host;
 use crate::limits;
+use crate::operations::generation_of;
 use crate::record::{Listing, Place, Record};
 use crate::registry::Registry;
 use crate::shared::now_ms;
@@ -61,6 +62,7 @@ pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot
 pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, mut slots: HashMap<u16, Slot>) {
     registry.add_damaged(listing.damaged.iter().filter_map(|name| name.parse().ok()));
     let mut wanted = host.classes.adopt(host).await;
+    wanted.extend(host.snapshots.generations());
     wanted.extend(listing.records.iter().filter_map(|record| generation_of(&record.place)));
     let with_slots = listing.records.into_iter().map(|record| {
         let slot = match record.place {
@@ -73,6 +75,7 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
     let found: Vec<_> = stream::iter(with_slots).buffer_unordered(limits::ADOPTIONS).collect().await;
     // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
     if listing.damaged.is_empty()
+        && host.snapshots.are_whole()
         && let Err(error) = host.shelf.collect(&wanted)
     {
         tracing::warn!(%error, "generations nobody needs could not be removed");
@@ -138,13 +141,5 @@ fn vm_of(place: &Place) -> Option<Uuid> {
     match place {
         Place::Running { vm, .. } => Some(*vm),
         _ => None,
-    }
-}
-
-fn generation_of(place: &Place) -> Option<Uuid> {
-    match place {
-        Place::Running { base, .. } => *base,
-        Place::Paused { generation } => Some(*generation),
-        Place::Lost => None,
     }
 }

@@ -27,6 +27,9 @@ pub enum Failure {
     /// No such template on this host.
     #[error("template {0} is not on this host")]
     Template(Uuid),
+    /// No such snapshot on this host.
+    #[error("snapshot {0} is not on this host")]
+    Snapshot(Uuid),
     /// The disk is too full.
     #[error("not enough disk space: {needed_mb} MiB needed, {free_mb} MiB free")]
     Space {
@@ -69,7 +72,7 @@ impl Failure {
 impl From<Failure> for ConnectError {
     fn from(failure: Failure) -> Self {
         let code = match failure {
-            Failure::Unknown | Failure::Template(_) => ErrorCode::NotFound,
+            Failure::Unknown | Failure::Template(_) | Failure::Snapshot(_) => ErrorCode::NotFound,
             Failure::State(_) => ErrorCode::FailedPrecondition,
             Failure::Exists => ErrorCode::AlreadyExists,
             Failure::Invalid(_) => ErrorCode::InvalidArgument,

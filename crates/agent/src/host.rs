@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::Records;
+use crate::snapshots::Snapshots;
 use image::Artifacts;
 use memory::{Generation, Shelf};
 use network::Network;
@@ -45,6 +46,8 @@ pub struct Host {
     pub vmm_version: String,
     /// Generations new capsules begin with.
     pub classes: Classes,
+    /// Generations kept for clones to come.
+    pub snapshots: Snapshots,
     /// VMs that wait.
     pub ready: Ready,
     /// The way to the guests' ports.

@@ -23,6 +23,7 @@ mod record;
 mod registry;
 mod rpc;
 mod shared;
+mod snapshots;
 mod start;
 mod teardown;
 mod tier;

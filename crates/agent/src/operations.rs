@@ -5,8 +5,9 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::record::{Place, Record};
 use crate::registry::Registry;
+use crate::snapshots::Snapshot;
 use crate::told::Purpose;
-use crate::vm::Vm;
+use crate::vm::{Standstill, Vm};
 use lifecycle::agent::Operation;
 use memory::Generation;
 use model::{CapsuleId, EndReason};
@@ -104,15 +105,30 @@ async fn remove(host: &Host, id: CapsuleId) -> Result<(), Failure> {
 
 /// A new VM as a clone of its class's generation.
 async fn create(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
+    if let Some(id) = record.snapshot {
+        return clone(host, record, id).await;
+    }
     let vm = if let Some(vm) = host.ready.take(host, &record.class) {
         vm
     } else {
         let generation = host.classes.generation(host, &record.class).await?;
         Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?
     };
-    let started = wake(host, record, vm, Purpose::Clone).await;
+    let started = wake(host, record, vm, Purpose::Clone, &record.identity.access_token).await;
     host.ready.refill(host, &record.class);
     started
+}
+
+/// A new VM as a clone of a snapshot.
+async fn clone(host: &Arc<Host>, record: &Record, id: Uuid) -> Result<Vm, Failure> {
+    let snapshot = host.snapshots.get(id).ok_or(Failure::Snapshot(id))?;
+    if snapshot.class != record.class {
+        return Err(Failure::Invalid(format!("snapshot {id} is of another template or size")));
+    }
+    let generation = host.open_generation(snapshot.generation).await?;
+    host.compatible(&generation)?;
+    let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
+    wake(host, record, vm, Purpose::Clone, &snapshot.access_token).await
 }
 
 /// The capsule's own generation, back in a VM.
@@ -120,7 +136,7 @@ async fn resume(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
     let generation = saved(host, record).await?;
     host.compatible(&generation)?;
     let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
-    wake(host, record, vm, Purpose::Resume).await
+    wake(host, record, vm, Purpose::Resume, &record.identity.access_token).await
 }
 
 /// The capsule's disk in a machine that boots.
@@ -128,7 +144,7 @@ async fn reboot(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
     let generation = saved(host, record).await?;
     let disk = generation.disk_path().ok_or_else(|| Failure::at("booting")("the generation has no disk"))?;
     let vm = Vm::boot(host, &record.class, &disk, Uuid::now_v7()).await?;
-    wake(host, record, vm, Purpose::Resume).await
+    wake(host, record, vm, Purpose::Resume, &record.identity.access_token).await
 }
 
 async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Failure> {
@@ -139,8 +155,8 @@ async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Fai
 }
 
 /// Lets it run and gives it its identity; ends it when that fails.
-async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose) -> Result<Vm, Failure> {
-    match vm.wake(host, record, purpose).await {
+async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose, key: &str) -> Result<Vm, Failure> {
+    match vm.wake(host, record, purpose, key).await {
         Ok(()) => Ok(vm),
         Err(failure) => {
             let failure = vm.explain(failure);
@@ -173,6 +189,33 @@ async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> Ended {
     }
 }
 
+/// Keeps a snapshot of a VM that goes on. One with this id is left as it is: it was asked for twice.
+pub async fn snapshot(host: &Arc<Host>, record: &Record, vm: &mut Vm, id: Uuid) -> Result<Standstill, Failure> {
+    if host.snapshots.get(id).is_some() {
+        return Ok(Standstill::default());
+    }
+    let labels = BTreeMap::from([("snapshot".to_owned(), id.to_string())]);
+    let (generation, standstill) = vm.snapshot(host, labels).await?;
+    let snapshot = Snapshot {
+        id,
+        generation: generation.id(),
+        class: record.class.clone(),
+        access_token: record.identity.access_token.clone(),
+    };
+    let owner = host.clone();
+    let added = tokio::task::spawn_blocking(move || owner.snapshots.add(snapshot)).await;
+    let added = added.map_err(Failure::at("saving the snapshot")).flatten();
+    added.inspect_err(|_| drop(host.shelf.remove(generation.id())))?;
+    Ok(standstill)
+}
+
+/// Gives a snapshot up.
+pub async fn forget_snapshot(host: &Arc<Host>, id: Uuid) -> Result<(), Failure> {
+    let owner = host.clone();
+    let removed = tokio::task::spawn_blocking(move || owner.snapshots.remove(&owner, id)).await;
+    removed.map_err(Failure::at("removing the snapshot"))?
+}
+
 async fn save_generation(
     host: &Arc<Host>,
     record: &Record,
@@ -194,13 +237,15 @@ pub fn free(host: &Host, old: &Place, new: &Place) {
 }
 
 fn free_generation(host: &Host, old: &Place, keep: Option<Uuid>) {
-    let Some(id) = generation_of(old).filter(|id| Some(*id) != keep && !host.classes.owns(*id)) else { return };
+    let is_shared = |id| host.classes.owns(id) || host.snapshots.owns(id);
+    let Some(id) = generation_of(old).filter(|id| Some(*id) != keep && !is_shared(*id)) else { return };
     if let Err(error) = host.shelf.remove(id) {
         tracing::warn!(generation = %id, %error, "could not be removed; the next start does it");
     }
 }
 
-fn generation_of(place: &Place) -> Option<Uuid> {
+/// The generation this place needs.
+pub fn generation_of(place: &Place) -> Option<Uuid> {
     match place {
         Place::Running { base, .. } => *base,
         Place::Paused { generation } => Some(*generation),

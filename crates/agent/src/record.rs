@@ -66,6 +66,9 @@ pub struct Record {
     pub id: CapsuleId,
     /// Its size and template.
     pub class: Class,
+    /// The snapshot it began as a clone of; else it began as its class does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Uuid>,
     /// Root disk in MiB.
     pub disk_size_mb: u32,
     /// When it ends by itself.
@@ -173,6 +176,7 @@ mod tests {
         Record {
             id: CapsuleId::random(),
             class: Class { template: Uuid::nil(), vcpus: 1, memory_mb: 512 },
+            snapshot: None,
             disk_size_mb: 5_120,
             lifetime: Lifetime::FOREVER,
             identity: Identity::default(),

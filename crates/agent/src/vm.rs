@@ -4,6 +4,8 @@ mod daemon;
 pub mod ending;
 mod saving;
 
+pub use saving::Standstill;
+
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
@@ -201,9 +203,16 @@ impl Vm {
         Guest { envd: self.envd.clone(), dialler: self.slot.dialler(), life, gone: self.gone.clone() }
     }
 
-    /// Lets it run and tells its guest who it is. Nothing of the user's runs in the guest before that.
-    pub async fn wake(&mut self, host: &Arc<Host>, record: &Record, purpose: Purpose) -> Result<(), Failure> {
-        self.envd = envd(&self.slot, record.identity.access_token.clone());
+    /// Lets it run and tells its guest who it is. Nothing of the user's runs in the guest before that. `key` is the
+    /// token its guest knows now, if it knows any.
+    pub async fn wake(
+        &mut self,
+        host: &Arc<Host>,
+        record: &Record,
+        purpose: Purpose,
+        key: &str,
+    ) -> Result<(), Failure> {
+        self.envd = envd(&self.slot, key.to_owned());
         self.apply_policy(record).await?;
         if self.booted {
             self.wait_healthy(limits::GUEST_BOOT).await?;
@@ -211,6 +220,9 @@ impl Vm {
             self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
         }
         self.configure(record, purpose).await?;
+        if key != record.identity.access_token {
+            self.envd = envd(&self.slot, record.identity.access_token.clone());
+        }
         if purpose == Purpose::Resume {
             self.renew_daemon(host).await;
         }

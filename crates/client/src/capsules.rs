@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::http::Client;
 use crate::limits;
 use model::CapsuleId;
-use model::rest::{Capsule, CreateCapsule};
+use model::rest::{Capsule, CreateCapsule, ForkCapsule, Forked};
 use reqwest::Method;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,11 @@ impl Client {
     pub async fn resume(&self, id: CapsuleId, discard_memory: bool) -> Result<Capsule, Error> {
         let query: &[(&str, &str)] = if discard_memory { &[("memory", "discard")] } else { &[] };
         self.fetch(self.request_with(Method::POST, &["capsules", &id.to_string(), "resume"], query)).await
+    }
+
+    /// Makes clones of it while it runs on. Answers when all of them run or have failed.
+    pub async fn fork(&self, id: CapsuleId, fork: &ForkCapsule) -> Result<Vec<Forked>, Error> {
+        self.fetch(self.request(Method::POST, &["capsules", &id.to_string(), "fork"]).json(fork)).await
     }
 
     /// Counts as activity, so that the capsule is not paused.

@@ -129,9 +129,18 @@ mod tests {
 
     #[test]
     fn control_routes() {
-        for path in
-            ["/init", "/init/", "//init", "/%69nit", "/./init", "/INIT", "/snapshot/prepare", "/freeze", "/upgrade"]
-        {
+        for path in [
+            "/init",
+            "/init/",
+            "//init",
+            "/%69nit",
+            "/./init",
+            "/INIT",
+            "/snapshot/prepare",
+            "/snapshot/hold",
+            "/freeze",
+            "/upgrade",
+        ] {
             assert!(is_guest_control(GUEST_DAEMON_PORT, path), "{path}");
             assert!(!is_guest_control(8080, path), "{path}");
         }

@@ -16,7 +16,7 @@ use crate::handover::Supervisor;
 use crate::metadata::{Inquiry, Metadata};
 use crate::ports::Ports;
 use crate::process::Table;
-use crate::quiesce::Quiesce;
+use crate::quiesce::{Quiesce, Sign};
 use crate::settings::{Settings, SettingsStore};
 use crate::users::{self, UnknownUser, User};
 
@@ -115,9 +115,9 @@ impl Daemon {
     }
 
     /// Goes on after a restore; does nothing unless a snapshot was prepared.
-    pub fn recover(&self) {
-        if self.quiesce.recover() {
-            self.ports.start();
+    pub fn recover(&self, sign: Sign) {
+        if self.quiesce.recover(sign) {
+            self.ports.begin_anew();
         }
     }
 

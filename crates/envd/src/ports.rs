@@ -50,6 +50,15 @@ impl Ports {
         self.started.notify_one();
     }
 
+    /// Ends every forwarding and connection there still is, and begins to forward.
+    pub fn begin_anew(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            this.stop().await;
+            this.start();
+        });
+    }
+
     /// Ends every forwarding and connection; returns when all of them have ended.
     pub async fn stop(&self) {
         let running = self.running().take();

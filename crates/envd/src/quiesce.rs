@@ -1,7 +1,8 @@
 //! Standing still for a memory snapshot, and moving again afterwards exactly once.
 //!
 //! The same memory goes on twice: in the machine that was paused, and in every clone of its snapshot. To the daemon
-//! both look alike: time has passed, and the other side of every connection is gone.
+//! both look alike: time has passed, and the other side of every connection is gone. A machine that outlives its
+//! snapshot is only held for a moment: once released, it goes on with everything it had.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -20,10 +21,28 @@ pub struct Quiesce {
 #[derive(Debug, Default)]
 struct State {
     /// Set by `prepare`, taken by the first recovery: connections older than this belong to the former life.
-    pending: Option<Generation>,
+    pending: Option<Pending>,
     frozen: bool,
     /// Counts freezes, so that an old watchdog does not end a new one.
     freezes: u64,
+}
+
+/// By what the daemon learns that it was restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// Anybody's question how it is.
+    Health,
+    /// The host's word who it is.
+    Init,
+}
+
+/// A recovery that has to come after a restore.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    /// Connections of this one and older ones belong to the former life.
+    generation: Generation,
+    /// The machine was only held: unless it is told who it is now, it is still the one that was.
+    held: bool,
 }
 
 impl Quiesce {
@@ -45,7 +64,21 @@ impl Quiesce {
     /// Has user processes freeze, closes idle connections, and has every answer close its connection. Should nobody
     /// thaw, a watchdog does after 10 s.
     pub fn prepare(self: &Arc<Self>) {
-        let freeze = self.begin();
+        self.thaw_later(self.begin(false));
+    }
+
+    /// The same for a machine that outlives its snapshot: its connections stay as they are.
+    pub fn hold(self: &Arc<Self>) {
+        self.thaw_later(self.begin(true));
+    }
+
+    /// Ends what [`Self::hold`] began, in the machine that was held.
+    pub fn release(&self) {
+        self.state().pending.take_if(|pending| pending.held);
+        self.thaw();
+    }
+
+    fn thaw_later(self: &Arc<Self>, freeze: u64) {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep(limits::FREEZE).await;
@@ -59,25 +92,29 @@ impl Quiesce {
     }
 
     /// Begins a standstill and answers its number.
-    fn begin(&self) -> u64 {
+    fn begin(&self, held: bool) -> u64 {
         let mut state = self.state();
         state.frozen = true;
         state.freezes += 1;
         self.cgroups.freeze();
         if let Some(listener) = self.listener.get() {
-            listener.disable_keep_alive();
-            listener.close_idle();
+            if !held {
+                listener.disable_keep_alive();
+                listener.close_idle();
+            }
             // The first prepare counts when a snapshot was prepared twice.
             let generation = listener.mark_generation();
-            state.pending.get_or_insert(generation);
+            let pending = state.pending.get_or_insert(Pending { generation, held });
+            pending.held &= held;
         }
         state.freezes
     }
 
     /// After a restore: resets the connections of the former life. False when none was prepared for, or another call
     /// was first.
-    pub fn recover(&self) -> bool {
-        let Some(generation) = self.state().pending.take() else { return false };
+    pub fn recover(&self, sign: Sign) -> bool {
+        let pending = self.state().pending.take_if(|pending| !pending.held || sign == Sign::Init);
+        let Some(Pending { generation, .. }) = pending else { return false };
         if let Some(listener) = self.listener.get() {
             listener.enable_keep_alive();
             let count = listener.reset_before(generation);

@@ -64,6 +64,8 @@ async fn a_token_closes_everything_but_health() -> Result {
         (Method::GET, "/metrics", 401),
         (Method::GET, "/envs", 401),
         (Method::POST, "/snapshot/prepare", 401),
+        (Method::POST, "/snapshot/hold", 401),
+        (Method::POST, "/snapshot/release", 401),
         (Method::POST, "/init", 401),
         (Method::GET, "/files?path=/etc/passwd", 401),
         (Method::POST, "/files?path=/x", 401),
@@ -147,6 +149,35 @@ async fn a_standstill_ends_once_and_old_connections_with_it() -> Result {
     let kill = json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"});
     daemon.rpc("process.Process/SendSignal", kill).await??;
     assert_eq!(new.finish().await?.exit_code(), -1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_that_was_only_held_keeps_its_connections_and_a_clone_of_it_does_not() -> Result {
+    let daemon = Daemon::start()?;
+    let (pid, mut old) = daemon.launch(shell("echo one; sleep 60"), &[]).await?;
+    let hold = async || daemon.http(daemon.request(Method::POST, "/snapshot/hold"), "").await;
+    let reply = hold().await?;
+    assert_eq!((reply.status, reply.header("connection")), (StatusCode::NO_CONTENT, ""));
+    // Somebody's question changes nothing; the machine is still itself.
+    daemon.get("/health").await?;
+    let released = daemon.http(daemon.request(Method::POST, "/snapshot/release"), "").await?;
+    assert_eq!(released.status, StatusCode::NO_CONTENT);
+    assert_eq!(daemon.post("/init", json!({})).await?.status, StatusCode::NO_CONTENT);
+    old.next().await?;
+
+    // In a clone the first it hears is who it is.
+    hold().await?;
+    assert_eq!(daemon.post("/init", json!({"clone": true})).await?.status, StatusCode::NO_CONTENT);
+    let end = loop {
+        match old.next().await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert!(end.is_err());
+    let kill = json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"});
+    daemon.rpc("process.Process/SendSignal", kill).await??;
     Ok(())
 }
 

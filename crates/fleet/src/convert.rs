@@ -7,6 +7,7 @@ use model::{Capacity, Capsule, EndReason, Lifetime};
 use proto::hostagent::v1 as wire;
 use proto::hostagent::v1::lifetime::{Action, Rule};
 use store::{Facts, HostReport};
+use uuid::Uuid;
 
 /// Longest text taken over from an agent: it may quote a guest.
 const TEXT_CHARS_MAX: usize = 500;
@@ -34,7 +35,7 @@ pub(crate) fn read_lifetime(lifetime: &wire::Lifetime) -> Option<Lifetime> {
     }
 }
 
-pub(crate) fn create_request(capsule: &Capsule) -> wire::CreateSandboxRequest {
+pub(crate) fn create_request(capsule: &Capsule, snapshot: Option<Uuid>) -> wire::CreateSandboxRequest {
     let surroundings = &capsule.surroundings;
     let identity = wire::Identity {
         default_user: surroundings.default_user.clone(),
@@ -52,6 +53,7 @@ pub(crate) fn create_request(capsule: &Capsule) -> wire::CreateSandboxRequest {
         lifetime: Some(lifetime(capsule.lifetime)).into(),
         identity: Some(identity).into(),
         allow_internet_access: !surroundings.offline,
+        snapshot_id: snapshot.map(|id| id.to_string()).unwrap_or_default(),
         ..Default::default()
     }
 }

@@ -8,11 +8,13 @@ use bus::{Bus, Heard, Message, Subscription};
 use chrono::{DateTime, TimeDelta, Utc};
 use connectrpc::client::CallOptions;
 use lifecycle::server::{Event, Operation};
-use model::{Capsule, CapsuleId, CapsuleStatus, Code, Error, Lifetime, Secret, Size, Surroundings, TeamId, limits};
+use model::{
+    Capsule, CapsuleId, CapsuleStatus, Code, Error, HostId, Lifetime, Secret, Size, Surroundings, TeamId, limits,
+};
 use proto::hostagent::v1 as wire;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{After, CapsuleQuery, Change, NewCapsule, Placement, Store, Task};
+use store::{After, CapsuleQuery, Change, HostLoad, NewCapsule, Placement, Store, Task};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -92,14 +94,25 @@ impl Fleet {
         let new = NewCapsule {
             id: CapsuleId::random(),
             team,
-            template,
+            template: template.name,
+            template_id: template.id,
+            snapshot: None,
             size,
             lifetime: request.lifetime,
             surroundings: Surroundings { default_user, default_workdir, envs, offline: !request.allow_internet },
-            access_token: Secret::new(hex::encode(rand::random::<[u8; TOKEN_BYTES]>())),
+            access_token: random_token(),
             metadata: request.metadata,
         };
-        let choose = |loads: &[store::HostLoad]| schedule::choose(loads, size);
+        self.place(new, |loads| schedule::choose(loads, size)).await
+    }
+
+    /// Writes a capsule down on the host chosen, and begins to make it.
+    pub(crate) async fn place(
+        &self,
+        new: NewCapsule,
+        choose: impl FnOnce(&[HostLoad]) -> Option<HostId> + Send,
+    ) -> Result<Capsule, Error> {
+        let size = new.size;
         match self.store().place(new, limits::TEAM_CAPSULES_MAX, choose).await? {
             Placement::Placed(capsule, pending) => {
                 self.carry_out(pending, (*capsule).clone());
@@ -217,6 +230,20 @@ impl Fleet {
         }
     }
 
+    /// A capsule just made, as soon as it runs. One that does not in time is destroyed: nobody has its id.
+    pub async fn started(&self, capsule: Capsule, limit: Duration) -> Result<Capsule, Error> {
+        let capsule = self.wait(capsule.id, Until::Running, limit).await?;
+        match (capsule.status, &capsule.reason) {
+            (CapsuleStatus::Running, _) => Ok(capsule),
+            (CapsuleStatus::Starting, _) => {
+                self.destroy(capsule.team, capsule.id).await?;
+                Err(Error::new(Code::Timeout, format!("it did not start within {} s", limit.as_secs())))
+            }
+            (_, Some(reason)) => Err(Error::new(Code::Internal, format!("it did not start: {reason}"))),
+            (status, None) => Err(Error::new(Code::Internal, format!("it is {status}"))),
+        }
+    }
+
     /// The capsule once it is neither starting nor resuming, or after [`limits::HOLD`].
     pub(crate) async fn when_ready(&self, team: TeamId, id: CapsuleId) -> Result<Capsule, Error> {
         let capsule = self.get(team, id).await?;
@@ -226,7 +253,7 @@ impl Fleet {
         }
     }
 
-    async fn running(&self, team: TeamId, id: CapsuleId) -> Result<Capsule, Error> {
+    pub(crate) async fn running(&self, team: TeamId, id: CapsuleId) -> Result<Capsule, Error> {
         let capsule = self.when_ready(team, id).await?;
         match capsule.status {
             CapsuleStatus::Running => Ok(capsule),
@@ -301,6 +328,11 @@ impl Fleet {
             abandon.run_until_cancelled(task).await;
         });
     }
+}
+
+/// A secret for a guest daemon.
+pub(crate) fn random_token() -> Secret {
+    Secret::new(hex::encode(rand::random::<[u8; TOKEN_BYTES]>()))
 }
 
 async fn forget_old_events(store: Store, stop: CancellationToken) {

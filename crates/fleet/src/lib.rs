@@ -13,6 +13,7 @@ mod apply;
 mod coalesce;
 mod convert;
 mod fleet;
+mod fork;
 mod guest;
 mod hosts;
 mod lifetime;
@@ -26,4 +27,4 @@ pub use fleet::Fleet;
 pub use guest::{
     Command, ExecOutput, FileContent, Guest, Input, ProcessEvent, ProcessStream, PtySize, Selector, Signal, Started,
 };
-pub use request::{Create, Cursor, Filter, LocalHost, Page, Resume, Route, Surface, Until};
+pub use request::{Create, Cursor, Filter, Fork, LocalHost, Page, Resume, Route, Surface, Until};

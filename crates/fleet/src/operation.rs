@@ -14,6 +14,7 @@ use model::{Capsule, EndReason};
 use proto::hostagent::v1 as wire;
 use std::time::Duration;
 use store::{Change, Pending, StoreError, Task};
+use uuid::Uuid;
 
 /// Limit of one create or resume: a first boot on a slow machine.
 const START_CALL: Duration = Duration::from_mins(5);
@@ -100,7 +101,7 @@ impl Fleet {
             Err(error) => return Tried::Open(ConnectError::unavailable(error.message)),
         };
         match task {
-            Task::Create => create(&link, capsule).await,
+            Task::Create { snapshot } => create(&link, capsule, snapshot).await,
             Task::Pause => pause(&link, capsule).await,
             Task::Resume { discard_memory } => resume(&link, capsule, discard_memory).await,
             Task::Destroy => destroy(&link, capsule).await,
@@ -120,8 +121,9 @@ impl Fleet {
     }
 }
 
-async fn create(link: &AgentLink, capsule: &Capsule) -> Tried {
-    let answer = link.rpc().create_sandbox_with_options(convert::create_request(capsule), within(START_CALL)).await;
+async fn create(link: &AgentLink, capsule: &Capsule, snapshot: Option<Uuid>) -> Tried {
+    let request = convert::create_request(capsule, snapshot);
+    let answer = link.rpc().create_sandbox_with_options(request, within(START_CALL)).await;
     match answer {
         Ok(answer) => done(Operation::Create, answer.into_owned().sandbox.into_option()),
         Err(error) if is_open(&error) => Tried::Open(error),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A capsule to be. Numbers and maps have been through `model::check`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,17 @@ pub struct Resume {
     pub discard_memory: bool,
     /// Absent = as before the pause.
     pub lifetime: Option<Lifetime>,
+}
+
+/// How to make clones of a running capsule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fork {
+    /// How many.
+    pub count: u32,
+    /// Absent = as the capsule's.
+    pub lifetime: Option<Lifetime>,
+    /// A clone that does not run by then is given up.
+    pub limit: Duration,
 }
 
 /// What to wait for.

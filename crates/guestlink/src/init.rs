@@ -94,6 +94,16 @@ impl Envd {
         self.expect_no_content("/snapshot/prepare", Bytes::new(), PREPARE_LIMIT).await
     }
 
+    /// Has the guest stand still for a snapshot that its VM outlives.
+    pub async fn hold(&self) -> Result<(), InitError> {
+        self.expect_no_content("/snapshot/hold", Bytes::new(), PREPARE_LIMIT).await
+    }
+
+    /// Ends what [`Self::hold`] began, in the VM that went on.
+    pub async fn release(&self) -> Result<(), InitError> {
+        self.expect_no_content("/snapshot/release", Bytes::new(), HEAD_LIMIT).await
+    }
+
     /// Puts another daemon in this one's place; it answers a moment later. Clients connect again.
     pub async fn upgrade(&self, binary: Bytes) -> Result<(), InitError> {
         self.expect_no_content("/upgrade", binary, HEAD_LIMIT).await

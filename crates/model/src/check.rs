@@ -18,6 +18,15 @@ pub fn vcpus(asked: Option<i64>) -> Result<u32, Error> {
     sized("vcpus", asked, limits::VCPUS_DEFAULT, 1, limits::VCPUS_MAX)
 }
 
+/// How many clones a fork makes; absent means one.
+pub fn fork_count(asked: Option<i64>) -> Result<u32, Error> {
+    let count = u32::try_from(asked.unwrap_or(1)).unwrap_or(0);
+    if (1..=limits::FORK_COUNT_MAX).contains(&count) {
+        return Ok(count);
+    }
+    Err(out_of_range("count", 1, limits::FORK_COUNT_MAX))
+}
+
 /// The memory to use for a request, rounded up to a size class.
 pub fn memory_mb(asked: Option<i64>) -> Result<u32, Error> {
     let mb = sized("memory_mb", asked, limits::MEMORY_MB_DEFAULT, limits::MEMORY_MB_MIN, limits::MEMORY_MB_MAX)?;

@@ -53,5 +53,7 @@ pub const REQUEST_HEAD: Duration = Duration::from_secs(10);
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(620);
 /// Rows on one page of a list.
 pub const PAGE_MAX: u32 = 100;
+/// Most clones one fork makes.
+pub const FORK_COUNT_MAX: u32 = 20;
 /// Most capsules of one team that are not stopped.
 pub const TEAM_CAPSULES_MAX: u64 = 1_000;

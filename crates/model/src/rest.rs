@@ -1,5 +1,6 @@
 //! Bodies of the REST API, shared by server and client.
 
+use crate::error::Code;
 use crate::ids::CapsuleId;
 use crate::status::{CapsuleStatus, EndReason};
 use chrono::{DateTime, Utc};
@@ -65,6 +66,29 @@ pub struct CreateCapsule {
     /// Environment of every command.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
+}
+
+/// `POST /v1/capsules/{id}/fork`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkCapsule {
+    /// How many clones, 1 to 20; absent = 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<i64>,
+}
+
+/// One clone of a fork: `{"capsule": …}`, or `{"error": {"code", "message"}}` where it could not be made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forked {
+    /// It runs.
+    Capsule(Box<Capsule>),
+    /// It does not.
+    Error {
+        /// What kind of error.
+        code: Code,
+        /// What happened.
+        message: String,
+    },
 }
 
 /// `POST /v1/capsules/{id}/exec`.

@@ -10,11 +10,12 @@ use crate::outbox::{self, NewEvent};
 use crate::time::now;
 use lifecycle::server::event_name;
 use model::{
-    Capsule, CapsuleId, CapsuleStatus, EndReason, HostId, Lifetime, Secret, Size, Surroundings, TeamId, Template,
+    Capsule, CapsuleId, CapsuleStatus, EndReason, HostId, Lifetime, Secret, Size, Surroundings, TeamId, TemplateId,
 };
 use sea_orm::sea_query::Expr;
 use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// A capsule to be.
 #[derive(Debug, Clone)]
@@ -23,8 +24,12 @@ pub struct NewCapsule {
     pub id: CapsuleId,
     /// Whose.
     pub team: TeamId,
+    /// Name of its template.
+    pub template: String,
     /// From which template.
-    pub template: Template,
+    pub template_id: TemplateId,
+    /// The snapshot on its host it begins as a clone of.
+    pub snapshot: Option<Uuid>,
     /// How large.
     pub size: Size,
     /// When it ends by itself.
@@ -85,10 +90,10 @@ impl Store {
             return Ok(Placement::TeamFull);
         }
         let Some(host) = choose(&load::read(&transaction).await?) else { return Ok(Placement::NoHost) };
-        let id = new.id;
+        let (id, task) = (new.id, Task::Create { snapshot: new.snapshot });
         let row = sandbox::Entity::insert(self.row(new, host)?).exec_with_returning(&transaction).await?;
         let capsule = self.read_capsule(row)?;
-        let pending = operations::begin(id, capsule.revision, Task::Create, &transaction).await?;
+        let pending = operations::begin(id, capsule.revision, task, &transaction).await?;
         announce(&capsule, None, &transaction).await?;
         self.commit(transaction).await?;
         Ok(Placement::Placed(Box::new(capsule), pending))
@@ -161,8 +166,8 @@ impl Store {
             id: Set(id),
             team_id: Set(new.team.uuid()),
             host_id: Set(host.uuid()),
-            template: Set(new.template.name),
-            template_id: Set(new.template.id.uuid()),
+            template: Set(new.template),
+            template_id: Set(new.template_id.uuid()),
             status: Set(CapsuleStatus::Starting.as_str().to_owned()),
             revision: Set(0),
             reason: Set(None),

@@ -18,7 +18,11 @@ use uuid::Uuid;
 #[serde(tag = "task", rename_all = "lowercase")]
 pub enum Task {
     /// Make it.
-    Create,
+    Create {
+        /// As a clone of this snapshot on its host.
+        #[serde(default)]
+        snapshot: Option<Uuid>,
+    },
     /// Save it and end its VM.
     Pause,
     /// Bring it back.
@@ -35,7 +39,7 @@ impl Task {
     #[must_use]
     pub const fn operation(self) -> Operation {
         match self {
-            Self::Create => Operation::Create,
+            Self::Create { .. } => Operation::Create,
             Self::Pause => Operation::Pause,
             Self::Resume { .. } => Operation::Resume,
             Self::Destroy => Operation::Destroy,

@@ -90,13 +90,17 @@ async fn secrets_are_not_in_the_file() {
     }
 }
 
+const SNAPSHOT: Uuid = Uuid::from_u128(7);
 const SIZE: Size = Size { vcpus: 2, memory_mb: 512, disk_mb: 5120 };
 
 async fn new(store: &Store, team: TeamId) -> NewCapsule {
+    let template = store.template(team, "minimal").await.unwrap().unwrap();
     NewCapsule {
         id: CapsuleId::random(),
         team,
-        template: store.template(team, "minimal").await.unwrap().unwrap(),
+        template: template.name,
+        template_id: template.id,
+        snapshot: Some(SNAPSHOT),
         size: SIZE,
         lifetime: Lifetime::Until { unix_ms: 1_800_000_000_123, at_end: AtEnd::Kill },
         surroundings: Surroundings {
@@ -145,7 +149,7 @@ async fn a_capsule_reads_as_it_was_written(store: Store) {
     assert_eq!((written.lifetime, &written.surroundings), (new.lifetime, &new.surroundings));
     assert_eq!((&written.access_token, &written.metadata), (&new.access_token, &new.metadata));
     assert_eq!((written.status, written.revision), (CapsuleStatus::Starting, 0));
-    assert_eq!((pending.task, pending.revision, pending.attempt), (Task::Create, 0, 0));
+    assert_eq!((pending.task, pending.revision, pending.attempt), (Task::Create { snapshot: Some(SNAPSHOT) }, 0, 0));
     assert_eq!(store.operation(written.id).await.unwrap(), Some(pending));
 
     let facts =

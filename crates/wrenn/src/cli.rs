@@ -134,6 +134,8 @@ pub enum CapsuleCommand {
     Pause(IdArg),
     /// Continue a paused capsule where it was
     Resume(ResumeArgs),
+    /// Make clones of a running capsule with its memory and processes, and print their ids
+    Fork(ForkArgs),
     /// Destroy capsules
     Rm {
         /// Capsules
@@ -218,6 +220,16 @@ pub struct ResumeArgs {
     /// Boot from its disk and forget its memory
     #[arg(long)]
     pub discard_memory: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ForkArgs {
+    #[command(flatten)]
+    pub capsule: IdArg,
+    /// How many
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(model::limits::FORK_COUNT_MAX)))]
+    pub count: u32,
 }
 
 /// Reads an id as the API and as host names spell it.

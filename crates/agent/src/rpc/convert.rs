@@ -16,6 +16,11 @@ pub fn identifier(text: &str) -> Result<CapsuleId, Failure> {
     text.parse().map_err(|error: model::ids::ParseIdError| Failure::Invalid(error.to_string()))
 }
 
+/// A snapshot's id.
+pub fn snapshot(text: &str) -> Result<Uuid, Failure> {
+    Uuid::parse_str(text).map_err(|_| Failure::Invalid("snapshot_id is not a UUID".to_owned()))
+}
+
 /// Where a call goes.
 pub fn target(field: Option<&wire::Target>) -> Result<wire::Target, ConnectError> {
     field.cloned().ok_or_else(|| missing("target"))
@@ -99,6 +104,7 @@ pub fn host(host: &Host) -> wire::GetHostResponse {
         memory_mb: machine.memory_mb,
         disk_mb: machine.disk_mb,
         templates: vec![Uuid::nil().to_string()],
+        snapshots: host.snapshots.ids().iter().map(Uuid::to_string).collect(),
         ..Default::default()
     }
 }

@@ -10,11 +10,12 @@ use crate::operations;
 use crate::record::{Identity, Place, Record};
 use crate::registry::Registry;
 use crate::shared::{Lease, now_ms};
+use crate::vm::Standstill;
 use connectrpc::{
     ConnectError, ErrorCode, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
     StreamMessage,
 };
-use convert::{class, identifier, lifetime, sandbox, target};
+use convert::{class, identifier, lifetime, sandbox, snapshot, target};
 use guestlink::{options, timed_options};
 use lifecycle::agent::Command;
 use model::CapsuleId;
@@ -63,6 +64,7 @@ impl Service {
         Ok(Record {
             id,
             class: class(request)?,
+            snapshot: (!request.snapshot_id.is_empty()).then(|| snapshot(&request.snapshot_id)).transpose()?,
             disk_size_mb: request.disk_size_mb,
             lifetime: lifetime(request.lifetime.as_option()),
             identity: Identity {
@@ -131,6 +133,30 @@ impl wire::HostAgentService for Service {
             destroyed => drop(destroyed?),
         }
         Response::ok(wire::DestroySandboxResponse::default())
+    }
+
+    async fn snapshot_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SnapshotSandboxRequest>,
+    ) -> ServiceResult<wire::SnapshotSandboxResponse> {
+        let handle = self.registry.get(identifier(request.sandbox_id)?)?;
+        let Standstill { whole, taking } = handle.snapshot(snapshot(request.snapshot_id)?).await?;
+        let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Response::ok(wire::SnapshotSandboxResponse {
+            standstill_us: us(whole),
+            taking_us: us(taking),
+            ..Default::default()
+        })
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::DeleteSnapshotRequest>,
+    ) -> ServiceResult<wire::DeleteSnapshotResponse> {
+        operations::forget_snapshot(&self.host, snapshot(request.snapshot_id)?).await?;
+        Response::ok(wire::DeleteSnapshotResponse::default())
     }
 
     async fn list_sandboxes(

@@ -7,12 +7,22 @@ use crate::limits;
 use crate::record::Record;
 use crate::told::Purpose;
 use crate::vm_dirs::Dirs;
-use memory::{Base, Draft, Generation, Seal};
+use memory::{Base, Draft, Filled, Generation, Seal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use vmm::Dirty;
+
+/// How long a snapshot made a VM that goes on stand still.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standstill {
+    /// For its users: from the request to the guest until the guest was released.
+    pub whole: Duration,
+    /// Of that, what taking device state and memory took.
+    pub taking: Duration,
+}
 
 impl Vm {
     /// Quiesces the guest, stops the VM and writes a generation. The VM stays stopped, whatever comes of it.
@@ -31,8 +41,58 @@ impl Vm {
             self.quiesce().await;
         }
         self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
+        let (filled, _) = self.fill(host, draft).await?;
+        self.commit(host, filled, labels).await
+    }
+
+    /// Writes a generation of a VM that goes on: it stands still only while its state is taken. A failure leaves it
+    /// running; should it not go on, it is ended, which its owner notices.
+    pub async fn snapshot(
+        &mut self,
+        host: &Arc<Host>,
+        mut labels: BTreeMap<String, String>,
+    ) -> Result<(Generation, Standstill), Failure> {
+        self.label_daemon(&mut labels);
+        let draft = draft(host, self.base.clone(), self.ahead.take()).await?;
+        let began = Instant::now();
+        // In a clone nothing may run before it knows who it is: without a standstill there is no snapshot.
+        let held = self.envd.hold().await.map_err(|error| {
+            Failure::at("holding the guest")(format_args!("{error}; a pause and a resume renew its daemon"))
+        });
+        let filled = match held {
+            Ok(()) => self.stopped(host, draft).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(error) = self.envd.release().await {
+            tracing::warn!(vm = %self.id, %error, "the guest was not released; it goes on by itself after 10 s");
+        }
+        let whole = began.elapsed();
+        let (filled, taking) = filled?;
+        let standstill = Standstill { whole, taking };
+        let generation = self.commit(host, filled, labels).await;
+        self.draft_ahead(host);
+        Ok((generation?, standstill))
+    }
+
+    /// Takes the VM's state while it is stopped, and lets it run on.
+    async fn stopped(&self, host: &Host, draft: Draft) -> Result<(Filled, Duration), Failure> {
+        let filled = match self.machine.pause().await {
+            Ok(()) => self.fill(host, draft).await,
+            Err(error) => Err(Failure::at("stopping the VM")(error)),
+        };
+        if let Err(error) = self.machine.resume().await {
+            let _ = self.keeper.kill().await;
+            return Err(Failure::at("letting the VM run")(error));
+        }
+        filled
+    }
+
+    /// Of a stopped VM: device state, what differs of its memory, and a clone of its disk. Answers how long state and
+    /// memory took.
+    async fn fill(&self, host: &Host, draft: Draft) -> Result<(Filled, Duration), Failure> {
         let disk = Dirs::of(host, self.id).disk();
         let (state, memory, clone) = (draft.state_path(), draft.memory_path(), draft.disk_path());
+        let began = Instant::now();
         let (saved, cloned) = tokio::join!(
             timeout(limits::VM_SAVE, self.machine.save(&state, &memory)),
             blocking("cloning the disk", move || disk::clone_file(&disk, &clone))
@@ -41,15 +101,21 @@ impl Vm {
         let saved = saved.map_err(Failure::at("saving the device state"))?;
         let dirty = saved.map_err(Failure::at("saving the device state"))?;
         let pid = self.keeper.vmm_pid();
+        let filled = blocking("copying memory", move || match dirty {
+            Dirty::InProcess => draft.copy_dirty(pid),
+            Dirty::Written => draft.written_by_vmm(),
+        });
+        Ok((filled.await?, began.elapsed()))
+    }
+
+    async fn commit(
+        &self,
+        host: &Host,
+        filled: Filled,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Generation, Failure> {
         let seal = Seal { compatibility: host.compatibility(), labels };
-        let (generation, report) = blocking("writing the generation", move || {
-            let filled = match dirty {
-                Dirty::InProcess => draft.copy_dirty(pid)?,
-                Dirty::Written => draft.written_by_vmm()?,
-            };
-            filled.commit(seal)
-        })
-        .await?;
+        let (generation, report) = blocking("writing the generation", move || filled.commit(seal)).await?;
         tracing::info!(vm = %self.id, generation = %generation.id(), ?report, "saved");
         Ok(generation)
     }

@@ -9,10 +9,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
-use fleet::{Create, Surface, Until};
+use fleet::{Create, Surface};
 use http::StatusCode;
 use model::lifetime::AtEnd;
-use model::{Capsule, CapsuleStatus, Code, Error, TeamId, check, limits};
+use model::{Error, TeamId, check, limits};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// E2B's own default where `POST /sandboxes` names no timeout.
 const V1_TIMEOUT_S: i64 = 15;
 /// Shorter than the 60 s after which clients give up, so that they hear why.
-const START: Duration = Duration::from_secs(55);
+pub(super) const START: Duration = Duration::from_secs(55);
 /// A start that took longer than this is made good to the sandbox's timeout.
 const SLOW_START: Duration = Duration::from_secs(1);
 
@@ -71,7 +71,7 @@ async fn create(state: &ApiState, team: TeamId, asked: NewSandbox, default_timeo
     let at_end = if asked.auto_pause { AtEnd::Pause } else { AtEnd::Kill };
     let started = Instant::now();
     let capsule = state.fleet.create(team, parse(asked, timeout_s, at_end)?).await?;
-    let capsule = running(state, capsule).await?;
+    let capsule = state.fleet.started(capsule, START).await?;
     if started.elapsed() > SLOW_START {
         state.fleet.extend_lifetime(team, capsule.id, until(timeout_s, at_end)).await?;
     }
@@ -120,19 +120,5 @@ fn supported(asked: &NewSandbox) -> Result<(), Error> {
     match refused.iter().find(|(_, asked_for)| *asked_for) {
         Some((field, _)) => Err(Error::invalid(format!("{field} is not supported"))),
         None => Ok(()),
-    }
-}
-
-/// As soon as it runs. One that does not in time is destroyed: nobody has its id.
-async fn running(state: &ApiState, capsule: Capsule) -> Result<Capsule, Error> {
-    let capsule = state.fleet.wait(capsule.id, Until::Running, START).await?;
-    match (capsule.status, &capsule.reason) {
-        (CapsuleStatus::Running, _) => Ok(capsule),
-        (CapsuleStatus::Starting, _) => {
-            state.fleet.destroy(capsule.team, capsule.id).await?;
-            Err(Error::new(Code::Timeout, format!("the sandbox did not start within {} s", START.as_secs())))
-        }
-        (_, Some(reason)) => Err(Error::new(Code::Internal, format!("the sandbox did not start: {reason}"))),
-        (status, None) => Err(Error::new(Code::Internal, format!("the sandbox is {status}"))),
     }
 }

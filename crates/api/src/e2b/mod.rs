@@ -1,6 +1,7 @@
 //! E2B's REST API, on the same port. Its clients parse strictly: success statuses are exact, every error has a body.
 
 mod create;
+mod fork;
 mod lifetime;
 mod list;
 mod sandbox;
@@ -10,5 +11,10 @@ use crate::state::ApiState;
 use axum::Router;
 
 pub(crate) fn routes() -> Router<ApiState> {
-    Router::new().merge(create::routes()).merge(list::routes()).merge(sandbox::routes()).merge(lifetime::routes())
+    Router::new()
+        .merge(create::routes())
+        .merge(list::routes())
+        .merge(sandbox::routes())
+        .merge(lifetime::routes())
+        .merge(fork::routes())
 }

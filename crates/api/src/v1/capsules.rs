@@ -1,7 +1,7 @@
 //! `/v1/capsules`: create, list, look, pause, resume, ping, destroy.
 
 use crate::auth::Caller;
-use crate::body::json;
+use crate::body::{json, optional_json};
 use crate::failure::Failure;
 use crate::params::{Id, Params, Wait};
 use crate::state::ApiState;
@@ -9,12 +9,15 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use fleet::{Create, Filter, Resume, Surface, Until};
+use fleet::{Create, Filter, Fork, Resume, Surface, Until};
 use http::StatusCode;
-use model::rest::{self, CreateCapsule};
+use model::rest::{self, CreateCapsule, ForkCapsule, Forked};
 use model::{CapsuleId, CapsuleStatus, Code, EndReason, Error, Lifetime, TeamId, check, limits};
 use serde::Deserialize;
 use std::time::Duration;
+
+/// How long clones may take to run: clients commonly give up after a minute or later.
+const FORK: Duration = Duration::from_secs(55);
 
 pub(crate) fn routes() -> Router<ApiState> {
     Router::new()
@@ -23,6 +26,7 @@ pub(crate) fn routes() -> Router<ApiState> {
         .route("/v1/capsules/{id}/pause", post(pause))
         .route("/v1/capsules/{id}/resume", post(resume))
         .route("/v1/capsules/{id}/ping", post(ping))
+        .route("/v1/capsules/{id}/fork", post(fork))
 }
 
 type Answer = Result<(StatusCode, Json<rest::Capsule>), Failure>;
@@ -119,6 +123,23 @@ fn not_resumed(why: &str) -> Error {
 async fn ping(State(state): State<ApiState>, caller: Caller, Id(id): Id) -> Result<StatusCode, Failure> {
     state.fleet.ping(caller.team, id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// 201 with one entry per clone, each as soon as all of them run or have failed.
+async fn fork(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Id(id): Id,
+    body: Body,
+) -> Result<(StatusCode, Json<Vec<Forked>>), Failure> {
+    let asked: ForkCapsule = optional_json(body).await?;
+    let how = Fork { count: check::fork_count(asked.count)?, lifetime: None, limit: FORK };
+    let clones = state.fleet.fork(caller.team, id, how).await?;
+    let entry = |clone: Result<model::Capsule, Error>| match clone {
+        Ok(capsule) => Forked::Capsule(Box::new(capsule.to_rest())),
+        Err(Error { code, message }) => Forked::Error { code, message },
+    };
+    Ok((StatusCode::CREATED, Json(clones.into_iter().map(entry).collect())))
 }
 
 async fn destroy(State(state): State<ApiState>, caller: Caller, Id(id): Id, Params(wait): Params<Wait>) -> Answer {

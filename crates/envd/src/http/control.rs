@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::auth;
 use super::refusal::Refusal;
 use crate::daemon::{Daemon, blocking};
+use crate::quiesce::Sign;
 use crate::settings::{Settings, Token};
 use crate::{machine, metadata};
 
@@ -45,7 +46,7 @@ struct Init {
 
 /// `GET /health`: the first one after a restore sets the daemon going again.
 pub(super) async fn health(State(daemon): State<Arc<Daemon>>) -> Json<Value> {
-    daemon.recover();
+    daemon.recover(Sign::Health);
     Json(json!({ "version": super::VERSION }))
 }
 
@@ -64,6 +65,20 @@ pub(super) async fn prepare(State(daemon): State<Arc<Daemon>>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
+/// `POST /snapshot/hold`: 204 once user processes stand still; `POST /snapshot/release` ends it. For a machine that
+/// goes on after its snapshot.
+pub(super) async fn hold(State(daemon): State<Arc<Daemon>>) -> StatusCode {
+    daemon.quiesce.hold();
+    daemon.quiesce.prepared().await;
+    StatusCode::NO_CONTENT
+}
+
+/// `POST /snapshot/release`: user processes go on, connections are what they were.
+pub(super) async fn release(State(daemon): State<Arc<Daemon>>) -> StatusCode {
+    daemon.quiesce.release();
+    StatusCode::NO_CONTENT
+}
+
 /// `POST /init`: configures the daemon, and ends the standstill after a restore.
 pub(super) async fn init(
     State(daemon): State<Arc<Daemon>>,
@@ -77,7 +92,7 @@ pub(super) async fn init(
     };
     let _alone = daemon.init.lock().await;
     authorise(&daemon, &headers, &init).await?;
-    daemon.recover();
+    daemon.recover(Sign::Init);
     let worker = Arc::clone(&daemon);
     blocking(move || {
         apply(&worker, init);

@@ -40,6 +40,8 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/envs", get(control::envs))
         .route("/init", post(control::init))
         .route("/snapshot/prepare", post(control::prepare))
+        .route("/snapshot/hold", post(control::hold))
+        .route("/snapshot/release", post(control::release))
         .route("/metrics", get(metrics::metrics))
         .layer(DefaultBodyLimit::max(limits::CONTROL_BYTES));
     let files =

@@ -33,6 +33,9 @@ pub struct World {
     pub identities: BTreeMap<String, wire::Identity>,
     pub files: BTreeMap<String, Vec<u8>>,
     pub created: usize,
+    /// Snapshots there are, and those that were.
+    pub snapshots: Vec<String>,
+    pub forgotten: Vec<String>,
     pub killed: Vec<u32>,
     faults: HashMap<&'static str, VecDeque<Fault>>,
 }
@@ -147,6 +150,7 @@ impl HostAgentService for Agent {
         _: ServiceRequest<'_, wire::GetHostRequest>,
     ) -> ServiceResult<wire::GetHostResponse> {
         let host = wire::GetHostResponse {
+            snapshots: self.world().snapshots.clone(),
             isolation: "test".to_owned(),
             arch: "x86_64".to_owned(),
             cpu_cores: 8,
@@ -164,6 +168,9 @@ impl HostAgentService for Agent {
     ) -> ServiceResult<wire::CreateSandboxResponse> {
         let request = request.to_owned_message();
         self.call("create", |world| {
+            if !request.snapshot_id.is_empty() && !world.snapshots.contains(&request.snapshot_id) {
+                return Err(ConnectError::not_found("no such snapshot"));
+            }
             if !world.sandboxes.contains_key(&request.sandbox_id) {
                 world.created += 1;
             }
@@ -192,6 +199,34 @@ impl HostAgentService for Agent {
         self.call("pause", |world| {
             let sandbox = set(world, &id, "paused")?;
             Response::ok(wire::PauseSandboxResponse { sandbox: Some(sandbox).into(), ..Default::default() })
+        })
+        .await
+    }
+
+    async fn snapshot_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SnapshotSandboxRequest>,
+    ) -> ServiceResult<wire::SnapshotSandboxResponse> {
+        let request = request.to_owned_message();
+        self.call("snapshot", |world| {
+            world.sandboxes.get(&request.sandbox_id).ok_or_else(gone)?;
+            world.snapshots.push(request.snapshot_id);
+            Response::ok(wire::SnapshotSandboxResponse::default())
+        })
+        .await
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::DeleteSnapshotRequest>,
+    ) -> ServiceResult<wire::DeleteSnapshotResponse> {
+        let id = request.snapshot_id.to_owned();
+        self.call("delete snapshot", |world| {
+            world.snapshots.retain(|snapshot| *snapshot != id);
+            world.forgotten.push(id);
+            Response::ok(wire::DeleteSnapshotResponse::default())
         })
         .await
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers are not `#[test]`s, so clippy.toml does not cover them.
 
 mod agent;
+mod fork;
 mod guest;
 mod lifecycle;
 mod world;

@@ -1,10 +1,11 @@
 //! How fast the platform is, as ratios against what the machine itself allows, measured in the same run.
 //!
-//! `cargo xtask bench [create|resume|pause|exec]… [--json]`
+//! `cargo xtask bench [create|resume|pause|fork|exec]… [--json]`
 
 #[allow(dead_code)] // the guest daemon's benchmark uses the rest
 mod figure;
 mod floor;
+mod fork;
 #[path = "../../tests/platform/platform.rs"]
 mod platform;
 
@@ -30,8 +31,8 @@ async fn main() -> Verdict {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let json = arguments.iter().any(|argument| argument == "--json");
     let names: Vec<&str> = arguments.iter().map(String::as_str).filter(|name| !name.starts_with('-')).collect();
-    if let Some(unknown) = names.iter().find(|name| !["create", "resume", "pause", "exec"].contains(name)) {
-        return Err(format!("no benchmark is called `{unknown}`; there are create, resume, pause, exec").into());
+    if let Some(unknown) = names.iter().find(|name| !["create", "resume", "pause", "fork", "exec"].contains(name)) {
+        return Err(format!("no benchmark is called `{unknown}`; there are create, resume, pause, fork, exec").into());
     }
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let mut figures = Vec::new();
@@ -43,6 +44,9 @@ async fn main() -> Verdict {
     if wanted("resume") || wanted("pause") {
         let measured = pause_and_resume(&platform, &mut floor).await?;
         figures.extend(measured.into_iter().filter(|figure| wanted(figure.group())));
+    }
+    if wanted("fork") {
+        figures.extend(fork::measure(&platform).await?);
     }
     if wanted("exec") {
         figures.extend(exec(&platform).await?);

@@ -4,12 +4,12 @@ mod copy;
 mod exec;
 mod show;
 
-use crate::cli::{CapsuleCommand, CreateArgs, Global, ResumeArgs};
+use crate::cli::{CapsuleCommand, CreateArgs, ForkArgs, Global, ResumeArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use client::{Client, Credentials};
-use model::rest::{Capsule, CreateCapsule};
+use model::rest::{Capsule, CreateCapsule, ForkCapsule, Forked};
 use model::{CapsuleId, CapsuleStatus};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,6 +34,7 @@ pub async fn run(global: &Global, command: CapsuleCommand) -> Outcome<ExitCode> 
         CapsuleCommand::Cp(args) => copy::run(&client, &args, out).await?,
         CapsuleCommand::Pause(arg) => pause(&client, arg.id, out).await?,
         CapsuleCommand::Resume(args) => resume(&client, &args, out).await?,
+        CapsuleCommand::Fork(args) => fork(&client, &args, out).await?,
         CapsuleCommand::Rm { ids } => remove(&client, &ids, out).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -68,6 +69,29 @@ async fn resume(client: &Client, args: &ResumeArgs, out: Output) -> Outcome {
     Ok(out.result(&capsule, |capsule| format!("{} {}", capsule.id, capsule.status))?)
 }
 
+/// Prints the clones there are, also when others could not be made.
+async fn fork(client: &Client, args: &ForkArgs, out: Output) -> Outcome {
+    let clones = client.fork(args.capsule.id, &ForkCapsule { count: Some(args.count.into()) }).await?;
+    let mut capsules = Vec::with_capacity(clones.len());
+    let mut failed = Vec::new();
+    for clone in clones {
+        match clone {
+            Forked::Capsule(capsule) => capsules.push(*capsule),
+            Forked::Error { message, .. } => failed.push(message),
+        }
+    }
+    if !capsules.is_empty() {
+        out.result(&show::List { capsules }, show::ids)?;
+    }
+    match failed.first() {
+        None => Ok(()),
+        Some(why) => {
+            let message = format!("{} of {} clones could not be made: {why}", failed.len(), args.count);
+            Err(Failure::new(Exit::Failure, message))
+        }
+    }
+}
+
 async fn remove(client: &Client, ids: &[CapsuleId], out: Output) -> Outcome {
     for id in ids {
         client.destroy(*id).await?;
@@ -76,9 +100,7 @@ async fn remove(client: &Client, ids: &[CapsuleId], out: Output) -> Outcome {
     for id in ids {
         capsules.push(reached(client, *id, CapsuleStatus::Stopped).await?);
     }
-    let text =
-        |list: &show::List| list.capsules.iter().map(|capsule| capsule.id.to_string()).collect::<Vec<_>>().join("\n");
-    Ok(out.result(&show::List { capsules }, text)?)
+    Ok(out.result(&show::List { capsules }, show::ids)?)
 }
 
 /// The capsule once it settled in `wanted`; a failure that says why when it settled elsewhere.

@@ -30,6 +30,11 @@ pub async fn list(client: &Client, out: Output) -> Outcome {
     })?)
 }
 
+/// One id on each line.
+pub fn ids(list: &List) -> String {
+    list.capsules.iter().map(|capsule| capsule.id.to_string()).collect::<Vec<_>>().join("\n")
+}
+
 fn row(capsule: &Capsule, now: DateTime<Utc>) -> [String; 7] {
     [
         capsule.id.to_string(),

@@ -7,6 +7,22 @@ use std::path::Path;
 use std::time::Duration;
 use sys::spawn::Spawn;
 
+/// What is kept of capsules: records, saved memory, snapshots.
+pub fn saved(dir: &Path) -> BTreeSet<String> {
+    ["capsules", "generations", "snapshots"].iter().flat_map(|part| entries(&dir.join("pool").join(part))).collect()
+}
+
+/// Returns once that is what it was; an error when it does not become so.
+pub async fn saved_again(dir: &Path, before: &BTreeSet<String>) -> Verdict {
+    for _ in 0..300 {
+        if saved(dir) == *before {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(format!("left behind: {:?}", saved(dir).symmetric_difference(before).collect::<Vec<_>>()).into())
+}
+
 /// Everything that a destroyed capsule, or a platform that is down, must not leave behind.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Footprint {
@@ -54,7 +70,7 @@ impl Footprint {
         let text = dir.display().to_string();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let pool = dir.join("pool");
-        let files = ["capsules", "vms", "generations"].iter().flat_map(|part| entries(&pool.join(part)));
+        let files = ["capsules", "vms", "generations", "snapshots"].iter().flat_map(|part| entries(&pool.join(part)));
         let runtime = entries(&Path::new("/run/wrenn").join(instance));
         Self {
             processes: processes(dir, "").into_iter().map(|pid| pid.to_string()).collect(),

@@ -4,12 +4,13 @@ use crate::Verdict;
 use crate::host::Footprint;
 use crate::platform::Platform;
 use futures_util::future::try_join_all;
+use model::CapsuleId;
 
 const ROUNDS: usize = 20;
 
 /// Keeps 32 MiB and a file, changes both by random writes and by zeroing, and answers with their digests. Its state is
 /// nowhere but in the capsule's memory and on its disk.
-const KEEPER: &str = r"
+pub const KEEPER: &str = r"
 import hashlib, os, random
 memory, pages = bytearray(32 << 20), (32 << 20) // 4096
 disk = open('/root/disk.bin', 'w+b')
@@ -37,11 +38,17 @@ while True:
         answer.write(digest())
 ";
 
+/// Starts a program that takes commands by `/root/in` and answers by `/root/out`.
+pub async fn start_keeper(platform: &Platform, id: CapsuleId, program: &'static str) -> Verdict {
+    platform.client.write_file(id, "/root/keeper.py", std::io::Cursor::new(program.as_bytes())).await?;
+    platform.sh(id, "mkfifo /root/in /root/out; nohup python3 /root/keeper.py >/root/log 2>&1 &").await?;
+    Ok(())
+}
+
 /// Random writes and zeroing in memory and on disk, then pause, resume, compare; twenty times.
 pub async fn memory_and_disk_survive_twenty_rounds(platform: &mut Platform) -> Verdict {
     let id = platform.capsule().await?.id;
-    platform.client.write_file(id, "/root/keeper.py", std::io::Cursor::new(KEEPER.as_bytes())).await?;
-    platform.sh(id, "mkfifo /root/in /root/out; nohup python3 /root/keeper.py >/root/log 2>&1 &").await?;
+    start_keeper(platform, id, KEEPER).await?;
     for round in 0..ROUNDS {
         let before = platform.sh(id, &format!("echo step {round} > /root/in; cat /root/out")).await?;
         platform.pause(id).await?;

@@ -5,6 +5,7 @@
 //! target directory and kept for the next run.
 
 mod bad_input;
+mod fork;
 mod guest;
 mod host;
 mod lifecycle;
@@ -64,6 +65,8 @@ async fn main() {
         startup::full_disk_stops_no_capsule_for_good,
         lifecycle::memory_and_disk_survive_twenty_rounds,
         lifecycle::five_at_once_leave_nothing,
+        fork::clones_go_on_from_one_moment,
+        fork::clones_outlive_a_killed_platform,
         restart::kill_of_the_platform_stops_no_capsule,
         restart::an_upgrade_reaches_what_was_paused_before,
         restart::vms_that_die_are_reported_with_their_last_words,

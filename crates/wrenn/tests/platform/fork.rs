@@ -1,0 +1,100 @@
+//! Clones of a running capsule: each goes on from the same moment, and none of them, nor their source, notices the others.
+
+use crate::Verdict;
+use crate::host;
+use crate::lifecycle::{KEEPER, start_keeper};
+use crate::platform::Platform;
+use futures_util::future::try_join_all;
+use model::rest::{ForkCapsule, Forked};
+use model::{CapsuleId, Code};
+use std::collections::HashSet;
+use std::error::Error;
+
+const CLONES: usize = 3;
+
+async fn fork(platform: &Platform, id: CapsuleId, count: usize) -> Result<Vec<CapsuleId>, Box<dyn Error>> {
+    let clones = platform.client.fork(id, &ForkCapsule { count: Some(i64::try_from(count)?) }).await?;
+    let made = clones.into_iter().map(|clone| match clone {
+        Forked::Capsule(capsule) => Ok(capsule.id),
+        Forked::Error { code, message } => Err(format!("{code}: {message}").into()),
+    });
+    made.collect()
+}
+
+async fn sum(platform: &Platform, id: CapsuleId) -> Result<String, Box<dyn Error>> {
+    platform.sh(id, "echo sum > /root/in; cat /root/out").await
+}
+
+/// Memory, disk and processes are there in every clone; from then on each has its own, and a name, an id and random
+/// numbers of its own.
+pub async fn clones_go_on_from_one_moment(platform: &mut Platform) -> Verdict {
+    let before = host::saved(&platform.dir);
+    let source = platform.capsule().await?.id;
+    start_keeper(platform, source, KEEPER).await?;
+    let digest = platform.sh(source, "echo step 1 > /root/in; cat /root/out").await?;
+
+    // A command of the source's goes on through it.
+    let count = "for i in $(seq 40); do echo $i; sleep 0.05; done";
+    let (counted, forked) = tokio::join!(platform.sh(source, count), async {
+        platform.sh(source, "true").await?;
+        fork(platform, source, CLONES).await
+    });
+    assert_eq!(counted?.lines().count(), 40);
+    let clones = forked?;
+    assert_eq!(clones.len(), CLONES);
+    for id in &clones {
+        assert_eq!(sum(platform, *id).await?, digest);
+    }
+    let family: Vec<CapsuleId> = clones.iter().copied().chain([source]).collect();
+    for question in ["hostname", "cat /etc/machine-id", "head -c 16 /dev/urandom | od -An -tx1"] {
+        let answers = try_join_all(family.iter().map(|id| platform.sh(*id, question))).await?;
+        assert_eq!(answers.iter().collect::<HashSet<_>>().len(), family.len(), "{question}: {answers:?}");
+    }
+
+    // What one of them does happens to no other.
+    for (step, id) in family.iter().enumerate() {
+        platform.sh(*id, &format!("echo step 10{step} > /root/in; cat /root/out")).await?;
+    }
+    let sums = try_join_all(family.iter().map(|id| sum(platform, *id))).await?;
+    assert_eq!(sums.iter().collect::<HashSet<_>>().len(), family.len());
+
+    // A clone is a capsule like any other: it can be saved, and cloned.
+    let (first, last) = (clones[0], clones[CLONES - 1]);
+    platform.pause(first).await?;
+    platform.resume(first).await?;
+    assert_eq!(sum(platform, first).await?, sums[0]);
+    let grandchild = fork(platform, last, 1).await?[0];
+    assert_eq!(sum(platform, grandchild).await?, sums[CLONES - 1]);
+
+    for id in family.into_iter().chain([grandchild]) {
+        platform.destroy(id).await?;
+    }
+    host::saved_again(&platform.dir, &before).await
+}
+
+/// Clones outlive a platform that is killed, and what a paused capsule cannot do is said.
+pub async fn clones_outlive_a_killed_platform(platform: &mut Platform) -> Verdict {
+    let source = platform.capsule().await?.id;
+    start_keeper(platform, source, KEEPER).await?;
+    let digest = platform.sh(source, "echo step 1 > /root/in; cat /root/out").await?;
+    let clones = fork(platform, source, 2).await?;
+    platform.destroy(source).await?;
+    platform.kill()?;
+    *platform = Platform::start("0").await?;
+    for id in &clones {
+        assert_eq!(sum(platform, *id).await?, digest);
+    }
+    // They began with one generation: neither takes it away from the other.
+    let (first, second) = (clones[0], clones[1]);
+    platform.pause(first).await?;
+    let refused = platform.client.fork(first, &ForkCapsule::default()).await.err().ok_or("a paused one was cloned")?;
+    assert_eq!(refused.code(), Some(Code::InvalidState), "{refused}");
+    platform.pause(second).await?;
+    platform.resume(first).await?;
+    platform.resume(second).await?;
+    for id in clones {
+        assert_eq!(sum(platform, id).await?, digest);
+        platform.destroy(id).await?;
+    }
+    Ok(())
+}
