@@ -17,6 +17,7 @@ mod host;
 mod limits;
 mod operations;
 mod options;
+mod points;
 mod proxy;
 mod ready;
 mod record;

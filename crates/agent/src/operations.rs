@@ -3,6 +3,7 @@
 
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::points;
 use crate::record::{Place, Record};
 use crate::registry::Registry;
 use crate::snapshots::Snapshot;
@@ -41,6 +42,7 @@ pub async fn run(
     vm: Option<Vm>,
     discard_memory: bool,
 ) -> Outcome {
+    points::pass(&host, begun(operation)).await;
     let (result, vm) = match operation {
         Operation::Create => started(&host, &record, create(&host, &record).await).await,
         Operation::Resume if discard_memory => started(&host, &record, reboot(&host, &record).await).await,
@@ -53,11 +55,22 @@ pub async fn run(
             if let Some(vm) = vm {
                 vm.end(&host).await;
             }
+            points::pass(&host, "destroy.ended").await;
             free_generation(&host, &record.place, None);
+            points::pass(&host, "destroy.freed").await;
             (remove(&host, record.id).await.map(|()| None), Err(EndReason::User))
         }
     };
     Outcome { operation, result, vm }
+}
+
+fn begun(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Create => "create.begun",
+        Operation::Pause => "pause.begun",
+        Operation::Resume => "resume.begun",
+        Operation::Destroy => "destroy.begun",
+    }
 }
 
 type Ended = (Result<Option<Place>, Failure>, Result<Vm, EndReason>);
@@ -69,8 +82,12 @@ async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> 
         Err(failure) => return not_started(failure),
     };
     let place = vm.place();
+    points::pass(host, "start.woken").await;
     match save(host, Record { place: place.clone(), reason: None, ..record.clone() }).await {
-        Ok(()) => (Ok(Some(place)), Ok(vm)),
+        Ok(()) => {
+            points::pass(host, "start.recorded").await;
+            (Ok(Some(place)), Ok(vm))
+        }
         Err(failure) => {
             vm.end(host).await;
             not_started(failure)
@@ -156,6 +173,7 @@ async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Fai
 
 /// Lets it run and gives it its identity; ends it when that fails.
 async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose, key: &str) -> Result<Vm, Failure> {
+    points::pass(host, "start.restored").await;
     match vm.wake(host, record, purpose, key).await {
         Ok(()) => Ok(vm),
         Err(failure) => {
@@ -172,6 +190,7 @@ async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> Ended {
     let labels = BTreeMap::from([("capsule".to_owned(), record.id.to_string())]);
     match save_generation(host, record, &mut vm, labels).await {
         Ok(place) => {
+            points::pass(host, "pause.recorded").await;
             // The capsule is safe on the disk; nobody has to wait until its VM is gone.
             let owner = host.clone();
             host.tasks.spawn(async move { vm.end(&owner).await });
@@ -196,6 +215,7 @@ pub async fn snapshot(host: &Arc<Host>, record: &Record, vm: &mut Vm, id: Uuid) 
     }
     let labels = BTreeMap::from([("snapshot".to_owned(), id.to_string())]);
     let (generation, standstill) = vm.snapshot(host, labels).await?;
+    points::pass(host, "snapshot.saved").await;
     let snapshot = Snapshot {
         id,
         generation: generation.id(),
@@ -206,6 +226,7 @@ pub async fn snapshot(host: &Arc<Host>, record: &Record, vm: &mut Vm, id: Uuid) 
     let added = tokio::task::spawn_blocking(move || owner.snapshots.add(snapshot)).await;
     let added = added.map_err(Failure::at("saving the snapshot")).flatten();
     added.inspect_err(|_| drop(host.shelf.remove(generation.id())))?;
+    points::pass(host, "snapshot.recorded").await;
     Ok(standstill)
 }
 
@@ -224,6 +245,7 @@ async fn save_generation(
 ) -> Result<Place, Failure> {
     let generation = vm.save(host, labels).await?.id();
     let place = Place::Paused { generation };
+    points::pass(host, "pause.saved").await;
     if let Err(failure) = save(host, Record { place: place.clone(), ..record.clone() }).await {
         let _ = host.shelf.remove(generation);
         return Err(failure);

@@ -9,6 +9,7 @@ pub use saving::Standstill;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
+use crate::points;
 use crate::record::{Class, Place, Record};
 use crate::shared::Guest;
 use crate::told::{Purpose, init, moment, run_to_end};
@@ -108,6 +109,7 @@ impl Vm {
         let (slot, cloned) = tokio::join!(host.network.acquire(), host.clone_disk(disk, &root_disk, &dirs.runtime));
         let slot = slot.inspect_err(|_| dirs.remove()).map_err(Failure::at("taking a network slot"))?;
         let how = if matches!(base, Base::Zero { .. }) { Start::Boot(host.boot_source()) } else { Start::Load };
+        points::pass(host, "start.acquired").await;
         let launched = match cloned {
             Ok(()) => launch(host, class, &slot, &base, id, &how).await,
             Err(failure) => Err(failure),
@@ -219,6 +221,7 @@ impl Vm {
         } else {
             self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
         }
+        points::pass(host, "start.running").await;
         self.configure(record, purpose).await?;
         if key != record.identity.access_token {
             self.envd = envd(&self.slot, record.identity.access_token.clone());
@@ -365,6 +368,7 @@ async fn launch(
         oom_score_adj: limits::VMM_OOM_SCORE,
     };
     let keeper = keeper::launch(&host.program, &keeper_spec).await.map_err(Failure::at("starting the keeper"))?;
+    points::pass(host, "start.launched").await;
     match connect(host, &keeper, &spec.runtime_dir, limits::VMM_START).await {
         Ok(machine) => Ok((keeper, machine)),
         Err(failure) => {

@@ -1,13 +1,26 @@
 //! `cargo xtask soak`: what takes long. Not part of the tests.
 
-use crate::{Outcome, process, toolchain, workspace};
+use crate::packages::{self, Consent};
+use crate::{Outcome, guest, process, toolchain, workspace};
 
 /// How long each fuzz target goes on.
 const FUZZ_SECONDS: &str = "60";
 
-/// Fuzzes what the guest daemon takes from outside.
+/// How long the random history of capsules is.
+const HISTORY_STEPS: &str = "500";
+
+/// Runs a long history of capsules, and fuzzes what the guest daemon takes from outside.
 pub fn run() -> Outcome {
     toolchain::check_rust()?;
+    packages::install(&packages::missing(packages::RUN), Consent::Given)?;
+    let envd = guest::build()?;
+    process::step("a long history of capsules", || {
+        let mut cargo = workspace::cargo(&["test", "--package", "wrenn", "--test", "platform", "--", "history"]);
+        if !workspace::is_root() {
+            cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", crate::test::AS_ROOT);
+        }
+        process::run(cargo.env("WRENN_ENVD", &envd).env("WRENN_HISTORY_STEPS", HISTORY_STEPS))
+    })?;
     process::step("fuzzing of the guest daemon", || {
         let mut cargo = workspace::cargo(&["test", "--package", "envd", "--test", "fuzz"]);
         process::run(cargo.env("WRENN_FUZZ_SECONDS", FUZZ_SECONDS))

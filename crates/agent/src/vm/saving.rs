@@ -4,6 +4,7 @@ use super::{Vm, envd};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
+use crate::points;
 use crate::record::Record;
 use crate::told::Purpose;
 use crate::vm_dirs::Dirs;
@@ -40,8 +41,11 @@ impl Vm {
         if began.elapsed() > limits::STANDSTILL {
             self.quiesce().await;
         }
+        points::pass(host, "pause.quiesced").await;
         self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
+        points::pass(host, "pause.stopped").await;
         let (filled, _) = self.fill(host, draft).await?;
+        points::pass(host, "pause.filled").await;
         self.commit(host, filled, labels).await
     }
 
@@ -54,6 +58,7 @@ impl Vm {
     ) -> Result<(Generation, Standstill), Failure> {
         self.label_daemon(&mut labels);
         let draft = draft(host, self.base.clone(), self.ahead.take()).await?;
+        points::pass(host, "snapshot.begun").await;
         let began = Instant::now();
         // In a clone nothing may run before it knows who it is: without a standstill there is no snapshot.
         let held = self.envd.hold().await.map_err(|error| {
@@ -67,6 +72,7 @@ impl Vm {
             tracing::warn!(vm = %self.id, %error, "the guest was not released; it goes on by itself after 10 s");
         }
         let whole = began.elapsed();
+        points::pass(host, "snapshot.released").await;
         let (filled, taking) = filled?;
         let standstill = Standstill { whole, taking };
         let generation = self.commit(host, filled, labels).await;
@@ -76,10 +82,15 @@ impl Vm {
 
     /// Takes the VM's state while it is stopped, and lets it run on.
     async fn stopped(&self, host: &Host, draft: Draft) -> Result<(Filled, Duration), Failure> {
+        points::pass(host, "snapshot.held").await;
         let filled = match self.machine.pause().await {
-            Ok(()) => self.fill(host, draft).await,
+            Ok(()) => {
+                points::pass(host, "snapshot.stopped").await;
+                self.fill(host, draft).await
+            }
             Err(error) => Err(Failure::at("stopping the VM")(error)),
         };
+        points::pass(host, "snapshot.filled").await;
         if let Err(error) = self.machine.resume().await {
             let _ = self.keeper.kill().await;
             return Err(Failure::at("letting the VM run")(error));

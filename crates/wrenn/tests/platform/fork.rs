@@ -12,16 +12,18 @@ use std::error::Error;
 
 const CLONES: usize = 3;
 
-async fn fork(platform: &Platform, id: CapsuleId, count: usize) -> Result<Vec<CapsuleId>, Box<dyn Error>> {
-    let clones = platform.client.fork(id, &ForkCapsule { count: Some(i64::try_from(count)?) }).await?;
-    let made = clones.into_iter().map(|clone| match clone {
+/// So many clones of it, all running.
+pub async fn clones(platform: &Platform, id: CapsuleId, count: usize) -> Result<Vec<CapsuleId>, Box<dyn Error>> {
+    let answers = platform.client.fork(id, &ForkCapsule { count: Some(i64::try_from(count)?) }).await?;
+    let made = answers.into_iter().map(|clone| match clone {
         Forked::Capsule(capsule) => Ok(capsule.id),
         Forked::Error { code, message } => Err(format!("{code}: {message}").into()),
     });
     made.collect()
 }
 
-async fn sum(platform: &Platform, id: CapsuleId) -> Result<String, Box<dyn Error>> {
+/// Digest of what [`KEEPER`] holds.
+pub async fn sum(platform: &Platform, id: CapsuleId) -> Result<String, Box<dyn Error>> {
     platform.sh(id, "echo sum > /root/in; cat /root/out").await
 }
 
@@ -37,15 +39,15 @@ pub async fn clones_go_on_from_one_moment(platform: &mut Platform) -> Verdict {
     let count = "for i in $(seq 40); do echo $i; sleep 0.05; done";
     let (counted, forked) = tokio::join!(platform.sh(source, count), async {
         platform.sh(source, "true").await?;
-        fork(platform, source, CLONES).await
+        clones(platform, source, CLONES).await
     });
     assert_eq!(counted?.lines().count(), 40);
-    let clones = forked?;
-    assert_eq!(clones.len(), CLONES);
-    for id in &clones {
+    let children = forked?;
+    assert_eq!(children.len(), CLONES);
+    for id in &children {
         assert_eq!(sum(platform, *id).await?, digest);
     }
-    let family: Vec<CapsuleId> = clones.iter().copied().chain([source]).collect();
+    let family: Vec<CapsuleId> = children.iter().copied().chain([source]).collect();
     for question in ["hostname", "cat /etc/machine-id", "head -c 16 /dev/urandom | od -An -tx1"] {
         let answers = try_join_all(family.iter().map(|id| platform.sh(*id, question))).await?;
         assert_eq!(answers.iter().collect::<HashSet<_>>().len(), family.len(), "{question}: {answers:?}");
@@ -59,11 +61,11 @@ pub async fn clones_go_on_from_one_moment(platform: &mut Platform) -> Verdict {
     assert_eq!(sums.iter().collect::<HashSet<_>>().len(), family.len());
 
     // A clone is a capsule like any other: it can be saved, and cloned.
-    let (first, last) = (clones[0], clones[CLONES - 1]);
+    let (first, last) = (children[0], children[CLONES - 1]);
     platform.pause(first).await?;
     platform.resume(first).await?;
     assert_eq!(sum(platform, first).await?, sums[0]);
-    let grandchild = fork(platform, last, 1).await?[0];
+    let grandchild = clones(platform, last, 1).await?[0];
     assert_eq!(sum(platform, grandchild).await?, sums[CLONES - 1]);
 
     for id in family.into_iter().chain([grandchild]) {
@@ -77,22 +79,22 @@ pub async fn clones_outlive_a_killed_platform(platform: &mut Platform) -> Verdic
     let source = platform.capsule().await?.id;
     start_keeper(platform, source, KEEPER).await?;
     let digest = platform.sh(source, "echo step 1 > /root/in; cat /root/out").await?;
-    let clones = fork(platform, source, 2).await?;
+    let children = clones(platform, source, 2).await?;
     platform.destroy(source).await?;
     platform.kill()?;
     *platform = Platform::start("0").await?;
-    for id in &clones {
+    for id in &children {
         assert_eq!(sum(platform, *id).await?, digest);
     }
     // They began with one generation: neither takes it away from the other.
-    let (first, second) = (clones[0], clones[1]);
+    let (first, second) = (children[0], children[1]);
     platform.pause(first).await?;
     let refused = platform.client.fork(first, &ForkCapsule::default()).await.err().ok_or("a paused one was cloned")?;
     assert_eq!(refused.code(), Some(Code::InvalidState), "{refused}");
     platform.pause(second).await?;
     platform.resume(first).await?;
     platform.resume(second).await?;
-    for id in clones {
+    for id in children {
         assert_eq!(sum(platform, id).await?, digest);
         platform.destroy(id).await?;
     }

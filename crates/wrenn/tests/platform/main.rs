@@ -7,7 +7,9 @@
 mod bad_input;
 mod fork;
 mod guest;
+mod history;
 mod host;
+mod kill_points;
 mod lifecycle;
 mod platform;
 mod restart;
@@ -67,6 +69,8 @@ async fn main() {
         lifecycle::five_at_once_leave_nothing,
         fork::clones_go_on_from_one_moment,
         fork::clones_outlive_a_killed_platform,
+        history::nothing_is_lost_or_invented,
+        kill_points::nothing_leaks_and_nothing_saved_is_lost,
         restart::kill_of_the_platform_stops_no_capsule,
         restart::an_upgrade_reaches_what_was_paused_before,
         restart::vms_that_die_are_reported_with_their_last_words,

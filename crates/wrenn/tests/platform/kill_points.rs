@@ -1,0 +1,292 @@
+//! `kill -9` of the platform, of a keeper and of a VMM at every named point of every operation on a capsule: nothing is left
+//! behind, and what was saved, or still runs, holds what it must.
+//!
+//! A dozen points by chance; `WRENN_KILL_POINTS=all` for all of them, a part of a name for those that have it.
+
+use crate::Verdict;
+use crate::fork::sum;
+use crate::host::{self, Footprint, processes};
+use crate::lifecycle::{KEEPER, start_keeper};
+use crate::platform::{Platform, SETTLE};
+use client::Client;
+use hostlink::{AgentLink, Endpoint};
+use model::rest::{CreateCapsule, ForkCapsule};
+use model::{CapsuleId, CapsuleStatus};
+use proto::hostagent::v1 as wire;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom as _;
+use rustix::process::{Pid, Signal, kill_process};
+use std::error::Error;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const CHOSEN: usize = 12;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Create,
+    Pause,
+    Resume,
+    Fork,
+    Destroy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Platform,
+    Keeper,
+    Vmm,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    operation: Operation,
+    point: &'static str,
+    victim: Victim,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} of the {:?} at {}", self.operation, self.victim, self.point)
+    }
+}
+
+/// Points of a start, whatever it starts; at those after the first its VM is there.
+const START: [&str; 6] =
+    ["start.acquired", "start.launched", "start.restored", "start.running", "start.woken", "start.recorded"];
+const PAUSE: [&str; 6] =
+    ["pause.begun", "pause.quiesced", "pause.stopped", "pause.filled", "pause.saved", "pause.recorded"];
+const SNAPSHOT: [&str; 7] = [
+    "snapshot.begun",
+    "snapshot.held",
+    "snapshot.stopped",
+    "snapshot.filled",
+    "snapshot.released",
+    "snapshot.saved",
+    "snapshot.recorded",
+];
+
+fn cases() -> Vec<Case> {
+    use Operation::{Create, Destroy, Fork, Pause, Resume};
+    let with_vm = |point: &str| !["create.begun", "resume.begun", "start.acquired"].contains(&point);
+    let of = |operation, points: &[&'static str]| points.iter().map(|point| (operation, *point)).collect::<Vec<_>>();
+    let points = [
+        of(Create, &["create.begun"]),
+        of(Create, &START),
+        of(Pause, &PAUSE),
+        of(Resume, &["resume.begun"]),
+        of(Resume, &START),
+        of(Fork, &SNAPSHOT),
+        of(Fork, &START),
+        of(Destroy, &["destroy.begun", "destroy.ended", "destroy.freed"]),
+    ];
+    let case = |(operation, point): (Operation, &'static str)| {
+        let ended = ["destroy.ended", "destroy.freed"].contains(&point);
+        let victims: &[Victim] = if with_vm(point) && !ended {
+            &[Victim::Platform, Victim::Keeper, Victim::Vmm]
+        } else {
+            &[Victim::Platform]
+        };
+        victims.iter().map(move |victim| Case { operation, point, victim: *victim })
+    };
+    points.into_iter().flatten().flat_map(case).collect()
+}
+
+pub async fn nothing_leaks_and_nothing_saved_is_lost(platform: &mut Platform) -> Verdict {
+    let instance = std::fs::read_to_string(platform.dir.join("instance"))?;
+    let before = Footprint::settled(&platform.dir, instance.trim()).await;
+    let seed = rand::random();
+    let chosen = match std::env::var("WRENN_KILL_POINTS").as_deref() {
+        Ok("all") => cases(),
+        Ok(part) => cases().into_iter().filter(|case| case.to_string().contains(part)).collect(),
+        Err(_) => cases().into_iter().sample(&mut StdRng::seed_from_u64(seed), CHOSEN),
+    };
+    println!("  {} of {} points, seed {seed}", chosen.len(), cases().len());
+    for case in chosen {
+        let began = Instant::now();
+        Trial::run(platform, case, instance.trim()).await.map_err(|error| format!("{case}: {error}"))?;
+        println!("  {case}: ok ({:.1} s)", began.elapsed().as_secs_f64());
+    }
+    before.compare(&Footprint::settled(&platform.dir, instance.trim()).await)
+}
+
+/// One capsule that is in the state its operation needs, and what it holds.
+struct Trial {
+    case: Case,
+    id: CapsuleId,
+    digest: String,
+    /// Capsules that were there before: whatever a run that failed has left.
+    strangers: Vec<CapsuleId>,
+    /// VMMs that are not the one to be ended.
+    others: Vec<u32>,
+    stop_at: PathBuf,
+    stopped_at: PathBuf,
+}
+
+impl Trial {
+    async fn run(platform: &mut Platform, case: Case, instance: &str) -> Verdict {
+        let saved = host::saved(&platform.dir);
+        let vmms = processes(&platform.dir, "qemu-system");
+        let trial = Self::prepare(platform, case, instance, &vmms).await?;
+        trial.strike(platform).await?;
+        trial.verify(platform).await?;
+        trial.clean_up(platform).await?;
+        host::saved_again(&platform.dir, &saved).await?;
+        let deadline = Instant::now() + SETTLE;
+        while processes(&platform.dir, "qemu-system") != vmms {
+            until(deadline, "a VMM is left").await?;
+        }
+        Ok(())
+    }
+
+    async fn prepare(platform: &Platform, case: Case, instance: &str, vmms: &[u32]) -> Result<Self, Box<dyn Error>> {
+        let strangers = platform.client.list().await?.iter().map(|capsule| capsule.id).collect();
+        let id = platform.capsule().await?.id;
+        start_keeper(platform, id, KEEPER).await?;
+        let digest = platform.sh(id, "echo step 1 > /root/in; cat /root/out").await?;
+        if case.operation == Operation::Resume {
+            platform.pause(id).await?;
+            let deadline = Instant::now() + SETTLE;
+            while processes(&platform.dir, "qemu-system") != vmms {
+                until(deadline, "the VM of the paused capsule is left").await?;
+            }
+        }
+        // At points of a start the VM is a new one, at all others the capsule's.
+        let others =
+            if case.point.starts_with("start") { processes(&platform.dir, "qemu-system") } else { vmms.to_vec() };
+        let runtime = Path::new("/run/wrenn").join(instance);
+        Ok(Self { case, id, digest, strangers, others, stop_at: runtime.join("stop-at"), stopped_at: runtime.join("stopped-at") })
+    }
+
+    /// Holds the operation at its point, ends the victim there, and lets go on what still lives.
+    async fn strike(&self, platform: &mut Platform) -> Verdict {
+        std::fs::write(&self.stop_at, self.case.point)?;
+        let asked = tokio::spawn(ask(platform.client.clone(), self.case.operation, self.id));
+        let deadline = Instant::now() + SETTLE;
+        while !self.stopped_at.exists() {
+            until(deadline, "the point is not passed").await?;
+        }
+        if self.case.victim == Victim::Platform {
+            platform.kill()?;
+            std::fs::remove_file(&self.stopped_at)?;
+            *platform = Platform::start("0").await?;
+        } else {
+            kill(self.victim(&platform.dir)?)?;
+            std::fs::remove_file(&self.stopped_at)?;
+        }
+        // What the caller heard is not what counts here.
+        let _ = asked.await;
+        Ok(())
+    }
+
+    fn victim(&self, dir: &Path) -> Result<u32, Box<dyn Error>> {
+        let vmms = processes(dir, "qemu-system");
+        let vmm = vmms.iter().find(|pid| !self.others.contains(pid)).ok_or("there is no VMM to end")?;
+        match self.case.victim {
+            Victim::Keeper => parent(*vmm),
+            _ => Ok(*vmm),
+        }
+    }
+
+    /// Whatever became of it: what runs, or can be resumed, holds what it must; only what lost its VM may be lost.
+    async fn verify(&self, platform: &Platform) -> Verdict {
+        let Case { operation, point, victim } = self.case;
+        let vm_was_ended = victim != Victim::Platform;
+        let own_vm = !point.starts_with("start") || operation == Operation::Resume;
+        let status = self.outcome(platform).await?;
+        let safe = match operation {
+            Operation::Destroy => return if status == CapsuleStatus::Stopped { Ok(()) } else { wrong(status) },
+            Operation::Pause => !vm_was_ended || ["pause.saved", "pause.recorded"].contains(&point),
+            Operation::Resume => !vm_was_ended || point != "start.recorded",
+            Operation::Create | Operation::Fork => !(vm_was_ended && own_vm),
+        };
+        match status {
+            CapsuleStatus::Running => {}
+            CapsuleStatus::Paused => platform.resume(self.id).await?,
+            CapsuleStatus::Error if !safe => return Ok(()),
+            status => return wrong(status),
+        }
+        self.compare(platform, self.id).await?;
+        // A capsule that was being made, or cloned, meanwhile: it runs as it must, or is gone.
+        for other in self.made(platform).await?.into_iter().filter(|id| *id != self.id) {
+            let other = platform.client.settled(other, SETTLE).await?;
+            match (operation, other.status) {
+                (Operation::Fork, CapsuleStatus::Running) => self.compare(platform, other.id).await?,
+                (Operation::Create, CapsuleStatus::Running) => drop(platform.sh(other.id, "true").await?),
+                (Operation::Create | Operation::Fork, CapsuleStatus::Error) => {}
+                (_, status) => return wrong(status),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the capsule is once news of its end, if it has ended, have come.
+    async fn outcome(&self, platform: &Platform) -> Result<CapsuleStatus, Box<dyn Error>> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let capsule = platform.client.settled(self.id, SETTLE).await?;
+            if capsule.status != CapsuleStatus::Running || platform.sh(self.id, "true").await.is_ok() {
+                return Ok(capsule.status);
+            }
+            until(deadline, "it is called running and does not answer").await?;
+        }
+    }
+
+    /// Capsules of this trial.
+    async fn made(&self, platform: &Platform) -> Result<Vec<CapsuleId>, Box<dyn Error>> {
+        let all = platform.client.list().await?;
+        Ok(all.iter().map(|capsule| capsule.id).filter(|id| !self.strangers.contains(id)).collect())
+    }
+
+    /// Destroys them, and gives up the snapshot a killed platform may have left: it does so itself after a quarter of an
+    /// hour.
+    async fn clean_up(&self, platform: &Platform) -> Verdict {
+        for id in self.made(platform).await? {
+            platform.destroy(id).await?;
+        }
+        let link = AgentLink::new(Endpoint::Unix(platform.dir.join("run/agent.sock")));
+        let host = link.rpc().get_host(wire::GetHostRequest::default()).await?.into_owned();
+        for snapshot_id in host.snapshots {
+            link.rpc().delete_snapshot(wire::DeleteSnapshotRequest { snapshot_id, ..Default::default() }).await?;
+        }
+        Ok(())
+    }
+
+    async fn compare(&self, platform: &Platform, id: CapsuleId) -> Verdict {
+        let found = sum(platform, id).await?;
+        if found == self.digest { Ok(()) } else { Err(format!("{id} does not hold what it must").into()) }
+    }
+}
+
+async fn ask(client: Client, operation: Operation, id: CapsuleId) {
+    let _ = match operation {
+        Operation::Create => client.create(&CreateCapsule::default()).await.map(drop),
+        Operation::Pause => client.pause(id).await.map(drop),
+        Operation::Resume => client.resume(id, false).await.map(drop),
+        Operation::Fork => client.fork(id, &ForkCapsule::default()).await.map(drop),
+        Operation::Destroy => client.destroy(id).await,
+    };
+}
+
+fn kill(pid: u32) -> Verdict {
+    let pid = Pid::from_raw(pid.cast_signed()).ok_or("no pid")?;
+    Ok(kill_process(pid, Signal::KILL)?)
+}
+
+/// `proc_pid_stat(5)`, field 4.
+fn parent(pid: u32) -> Result<u32, Box<dyn Error>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').ok_or("no stat")?.1;
+    Ok(fields.split_ascii_whitespace().nth(1).ok_or("no parent")?.parse()?)
+}
+
+fn wrong(status: CapsuleStatus) -> Verdict {
+    Err(format!("it is {status}").into())
+}
+
+async fn until(deadline: Instant, what: &str) -> Verdict {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    if Instant::now() < deadline { Ok(()) } else { Err(what.into()) }
+}
