@@ -35,6 +35,15 @@ pub(crate) const ENTRANCE_QUEUE: usize = 1024;
 /// Transmit queue of the TAP device, in frames: bursts to a guest that is not scheduled at the moment must not be lost.
 pub(crate) const TAP_QUEUE_FRAMES: u32 = 5000;
 
+/// What one guest may send to the outside, in bytes per second: 200 MiB, as Firecracker's limiter would be set.
+pub(crate) const SENT_RATE: u32 = 200 << 20;
+
+/// What it may send at once after a silence, in bytes.
+pub(crate) const SENT_BURST: u32 = 100 << 20;
+
+/// What may wait for its turn, in bytes: 50 ms at that rate. More is lost, which slows every TCP down.
+pub(crate) const SENT_QUEUE: u32 = SENT_RATE / 20;
+
 /// Longest piece of `nft`'s error output that is kept, in bytes.
 pub(crate) const TOOL_MESSAGE_BYTES: usize = 2000;
 

@@ -245,6 +245,7 @@ impl Inner {
         if self.host.index(&plan.veth).await?.is_none() {
             return Err(AdoptError::Gone(index));
         }
+        self.host.complete(&namespace).await?;
         self.host.apply(&namespace, &policy).await.map_err(SetupError::from)?;
         let prepared = Prepared { index, name: plan.namespace, namespace };
         Ok(Slot::occupy(prepared, policy, self.host.clone(), Arc::clone(&self.upstream)).await?)
