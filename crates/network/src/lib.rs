@@ -29,6 +29,7 @@ mod rules;
 mod setup;
 mod slot;
 mod stock;
+mod traffic;
 
 pub use address::{BadCidr, Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, TAP};
 pub use dns::Resolvers;
@@ -41,3 +42,4 @@ pub use policy::{BadPolicy, Policy, PolicyError};
 pub use reclaim::{DestroyError, destroy_all};
 pub use setup::SetupError;
 pub use slot::{Dialler, Slot, SlotIndex};
+pub use traffic::{Meter, Traffic};

@@ -3,14 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use futures_util::TryStreamExt as _;
 use nix::net::if_::if_nametoindex;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::address::{Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, TAP, UPLINK};
 use crate::setup::{Plan, SetupError, link, system};
+use crate::traffic::Traffic;
 use crate::{limiter, limits};
 
 /// Talks with the kernel about the calling thread's namespace.
@@ -53,6 +55,25 @@ pub(crate) async fn build(netlink: &Handle, plan: &Plan, host: &OwnedFd) -> Resu
 /// What slots of earlier versions may lack. Nothing changes where it is there.
 pub(crate) async fn complete(netlink: &Handle) -> Result<(), SetupError> {
     limiter::install(netlink, index(UPLINK)?).await.map_err(link("the limiter (module sch_tbf of the kernel)"))
+}
+
+/// Writes something about the TAP device's past beside it: it lasts as long as the counters do.
+pub(crate) async fn remember(netlink: &Handle, counted: Traffic) -> Result<(), SetupError> {
+    let alias = serde_json::to_string(&counted).map_err(|error| system("the counters")(error.into()))?;
+    let noted = LinkUnspec::new_with_index(index(TAP)?).alias(alias).build();
+    netlink.link().set(noted).execute().await.map_err(link("the TAP device's alias"))
+}
+
+/// What was [remembered](remember); zeros for a first guest.
+pub(crate) async fn remembered(netlink: &Handle) -> Result<Traffic, SetupError> {
+    let mut links = netlink.link().get().match_index(index(TAP)?).execute();
+    let tap = links.try_next().await.map_err(link("the TAP device"))?;
+    let alias = tap.into_iter().flat_map(|tap| tap.attributes).find_map(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => Some(alias),
+        _ => None,
+    });
+    // An alias that is not ours costs the former guests' share, not the slot.
+    Ok(alias.and_then(|alias| serde_json::from_str(&alias).ok()).unwrap_or_default())
 }
 
 /// Index of an interface of the calling thread's namespace.

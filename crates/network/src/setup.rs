@@ -15,6 +15,7 @@ use crate::entrance::Entrance;
 use crate::nft::NftError;
 use crate::policy::Policy;
 use crate::range::Pair;
+use crate::traffic::Traffic;
 use crate::{forwarding, links, namespace, nft, rules};
 
 /// Why a slot could not be prepared, changed or removed.
@@ -87,14 +88,19 @@ impl Host {
         on_thread(move || build_inside(&plan, &host)).await
     }
 
-    /// Gives a slot of an earlier version what it lacks.
-    pub(crate) async fn complete(&self, namespace: &Arc<OwnedFd>) -> Result<(), SetupError> {
-        let namespace = Arc::clone(namespace);
-        on_thread(move || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|error| SetupError::Namespace(error.into()))?;
-            links::with_netlink(async |netlink| links::complete(&netlink).await)
-        })
-        .await
+    /// Gives a slot of an earlier version what it lacks. Returns what was [remembered](Self::remember).
+    pub(crate) async fn complete(&self, namespace: &Arc<OwnedFd>) -> Result<Traffic, SetupError> {
+        let complete = async |netlink| {
+            links::complete(&netlink).await?;
+            links::remembered(&netlink).await
+        };
+        inside(namespace, move || links::with_netlink(complete)).await
+    }
+
+    /// Keeps what a slot's counters show between two guests, for whoever adopts it.
+    pub(crate) async fn remember(&self, namespace: &Arc<OwnedFd>, counted: Traffic) -> Result<(), SetupError> {
+        let remember = async move |netlink| links::remember(&netlink, counted).await;
+        inside(namespace, move || links::with_netlink(remember)).await
     }
 
     /// Puts a policy in force.
@@ -163,6 +169,19 @@ fn build_inside(plan: &Plan, host: &OwnedFd) -> Result<OwnedFd, SetupError> {
     forwarding::set_ipv4(TAP, "ignore_routes_with_linkdown", "1").map_err(system("the TAP device's settings"))?;
     links::with_netlink(async |netlink| links::build(&netlink, plan, host).await)?;
     Ok(made)
+}
+
+/// Runs a job inside a namespace that may wait.
+async fn inside<T: Send + 'static>(
+    namespace: &Arc<OwnedFd>,
+    job: impl FnOnce() -> Result<T, SetupError> + Send + 'static,
+) -> Result<T, SetupError> {
+    let namespace = Arc::clone(namespace);
+    on_thread(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|error| SetupError::Namespace(error.into()))?;
+        job()
+    })
+    .await
 }
 
 /// Runs a job that wanders into a namespace, on a thread that ends with it.

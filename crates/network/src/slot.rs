@@ -15,6 +15,7 @@ use crate::entrance::Entrance;
 use crate::namespace;
 use crate::policy::{Policy, PolicyError};
 use crate::setup::{Host, SetupError, system};
+use crate::traffic::{Meter, Traffic};
 
 /// Number of a slot: 1 to [`crate::MAX_SLOTS`].
 pub type SlotIndex = u16;
@@ -25,6 +26,8 @@ pub(crate) struct Prepared {
     pub(crate) index: SlotIndex,
     pub(crate) name: String,
     pub(crate) namespace: Arc<OwnedFd>,
+    /// What its counters showed when its last guest had gone.
+    pub(crate) counted: Traffic,
 }
 
 /// A guest's network. Dropping it without [release](crate::Network::release) leaves everything in place for
@@ -81,6 +84,16 @@ impl Slot {
     /// See [`Dialler::dial`].
     pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
         self.dialler().dial(port).await
+    }
+
+    /// A handle for reading what the guest sent and received.
+    pub fn meter(&self) -> Meter {
+        Meter::new(self.host.entrance.clone(), Arc::clone(&self.prepared.namespace), self.prepared.counted)
+    }
+
+    /// See [`Meter::read`].
+    pub async fn traffic(&self) -> io::Result<Traffic> {
+        self.meter().read().await
     }
 
     /// What the guest may reach.

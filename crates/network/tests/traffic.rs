@@ -7,9 +7,10 @@ use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use lab::{Guest, INTERNET, on_a_host, within};
-use network::{Orphans, Policy};
+use lab::{Guest, INTERNET, PORT, on_a_host, within};
+use network::{Orphans, Policy, Slot, Traffic};
 use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
 
 /// What the limiter is set to, in bytes and bytes per second.
 const RATE: u64 = 200 << 20;
@@ -95,5 +96,58 @@ fn a_slot_of_an_earlier_version_is_limited_when_it_is_adopted() {
             adoption.finish(Orphans::Keep).await.close().await;
         }
         network::destroy_all(&lab.instance, lab.home.path()).await.unwrap();
+    });
+}
+
+/// Reads until the counters show enough: packets that were sent are still on the lab's wire.
+async fn counted(slot: &Slot, enough: impl Fn(&Traffic) -> bool) -> Traffic {
+    let began = Instant::now();
+    loop {
+        let traffic = slot.traffic().await.unwrap();
+        if enough(&traffic) {
+            return traffic;
+        }
+        assert!(began.elapsed() < Duration::from_mins(1), "{traffic:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn counters_are_the_guests_own() {
+    const DATAGRAMS: u64 = 50;
+    const BYTES: u64 = 1000;
+    on_a_host(|lab| async move {
+        let network = lab.network(0).await;
+        let slot = network.acquire().await.unwrap();
+        let index = slot.index();
+        assert_eq!(slot.traffic().await.unwrap(), Traffic::default());
+        let guest = Guest::boot(&slot);
+        send(&guest, DATAGRAMS, BYTES);
+        let sent = counted(&slot, |traffic| traffic.sent_packets >= DATAGRAMS).await;
+        assert!(sent.sent_bytes >= DATAGRAMS * BYTES && sent.received_bytes < sent.sent_bytes, "{sent:?}");
+        let mut answer = String::new();
+        slot.dial(PORT).await.unwrap().read_to_string(&mut answer).await.unwrap();
+        // A handshake, at the least: two frames to the guest, one back.
+        let dialled = counted(&slot, |traffic| traffic.received_packets >= sent.received_packets + 2).await;
+        assert!(dialled.sent_packets > sent.sent_packets && dialled.received_bytes > sent.received_bytes);
+
+        drop(guest);
+        network.release(slot);
+        while network.ready() == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let slot = network.acquire().await.unwrap();
+        assert_eq!((slot.index(), slot.traffic().await.unwrap()), (index, Traffic::default()));
+        let guest = Guest::boot(&slot);
+        send(&guest, DATAGRAMS, BYTES);
+        let sent = counted(&slot, |traffic| traffic.sent_packets >= DATAGRAMS).await;
+        drop((guest, slot));
+        network.close().await;
+
+        let adoption = lab.adoption().await;
+        let slot = adoption.adopt(index, Policy::default()).await.unwrap();
+        let adopted = slot.traffic().await.unwrap();
+        assert!(adopted.sent_bytes >= sent.sent_bytes && adopted.sent_packets < 2 * DATAGRAMS, "{adopted:?}");
+        adoption.finish(Orphans::Remove).await.destroy_all().await.unwrap();
     });
 }
