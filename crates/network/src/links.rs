@@ -10,7 +10,9 @@ use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::address::{Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, TAP, UPLINK};
+use crate::address::{
+    Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, METADATA_ADDRESS, TAP, UPLINK,
+};
 use crate::setup::{Plan, SetupError, link, system};
 use crate::traffic::Traffic;
 use crate::{limiter, limits};
@@ -54,6 +56,8 @@ pub(crate) async fn build(netlink: &Handle, plan: &Plan, host: &OwnedFd) -> Resu
 
 /// What slots of earlier versions may lack. Nothing changes where it is there.
 pub(crate) async fn complete(netlink: &Handle) -> Result<(), SetupError> {
+    let metadata = netlink.address().add(index(TAP)?, IpAddr::V4(METADATA_ADDRESS), 32).replace();
+    metadata.execute().await.map_err(link("the metadata service's address"))?;
     limiter::install(netlink, index(UPLINK)?).await.map_err(link("the limiter (module sch_tbf of the kernel)"))
 }
 

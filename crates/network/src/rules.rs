@@ -11,7 +11,7 @@ use nftables::schema::{Chain, NfListObject, Nftables, Rule, Set, SetFlag, SetTyp
 use nftables::stmt::{CTCount, JumpTarget, Mangle, Match, Operator, Reject, RejectType, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 
-use crate::address::{Cidr, GATEWAY_ADDRESS, GUEST_ADDRESS, TAP, UPLINK};
+use crate::address::{Cidr, GATEWAY_ADDRESS, GUEST_ADDRESS, METADATA_ADDRESS, TAP, UPLINK};
 use crate::instance::{ANY_VETH, InstanceId};
 use crate::limits;
 use crate::policy::{NEVER, PRIVATE, Policy, outermost};
@@ -68,15 +68,16 @@ pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
     refuse(&mut table);
 
     table.base_chain("input", NfChainType::Filter, NfHook::Input, 0, NfChainPolicy::Drop);
-    let guest =
-        || vec![from(TAP), like(ip("saddr"), address(GUEST_ADDRESS)), like(ip("daddr"), address(GATEWAY_ADDRESS))];
-    let guests = |rest: Vec<Statement<'static>>| [guest(), rest].concat();
-    table.rule("input", guests(vec![answers(), ACCEPT]));
-    for protocol in ["udp", "tcp"] {
-        table.rule("input", guests(vec![like(payload(protocol, "dport"), Expression::Number(53)), ACCEPT]));
+    for (destination, accepted) in [
+        (GATEWAY_ADDRESS, vec![answers(), port("udp", 53), port("tcp", 53), ping()]),
+        (METADATA_ADDRESS, vec![port("tcp", 80)]),
+    ] {
+        let guest = [from(TAP), like(ip("saddr"), address(GUEST_ADDRESS)), like(ip("daddr"), address(destination))];
+        for statement in accepted {
+            table.rule("input", [guest.as_slice(), &[statement, ACCEPT]].concat());
+        }
+        table.rule("input", [guest.as_slice(), &[goto("refuse")]].concat());
     }
-    table.rule("input", guests(vec![like(payload("icmp", "type"), text("echo-request")), ACCEPT]));
-    table.rule("input", guests(vec![goto("refuse")]));
 
     table.base_chain("output", NfChainType::Filter, NfHook::Output, 0, NfChainPolicy::Drop);
     table.rule("output", vec![to(TAP), like(ip("daddr"), address(GUEST_ADDRESS)), ACCEPT]);
@@ -217,6 +218,14 @@ fn ipv6() -> Statement<'static> {
 /// Packets of flows begun from the other side, and errors about them.
 fn answers() -> Statement<'static> {
     state(Expression::List(vec![text("established"), text("related")]))
+}
+
+fn port(protocol: &'static str, number: u32) -> Statement<'static> {
+    like(payload(protocol, "dport"), Expression::Number(number))
+}
+
+fn ping() -> Statement<'static> {
+    like(payload("icmp", "type"), text("echo-request"))
 }
 
 /// Packets of flows nobody has answered yet.
