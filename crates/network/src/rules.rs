@@ -5,7 +5,7 @@
 
 use nftables::batch::Batch;
 use nftables::expr::{
-    CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, RT, RTKey, SetItem, TcpOption,
+    CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, RT, RTKey, SetItem, TcpOption,
 };
 use nftables::schema::{Chain, NfListObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
 use nftables::stmt::{CTCount, JumpTarget, Mangle, Match, Operator, Reject, RejectType, Statement};
@@ -57,8 +57,8 @@ pub(crate) fn without_host(instance: &InstanceId) -> Nftables<'static> {
     batch.to_nftables()
 }
 
-/// The table inside a namespace. Replies apart, every packet of the guest is judged by its destination alone, so a
-/// new policy also cuts the flows the former one allowed. Processes inside the namespace, a VMM that was broken out of
+/// The table inside a namespace. Every packet is judged by where its flow leads, those that come back too, so a new
+/// policy also cuts the flows the former one allowed, in both directions. Processes inside the namespace, a VMM that was broken out of
 /// among them, reach nothing but the guest.
 pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
     let mut table = Builder::replace(INSIDE.to_owned());
@@ -84,19 +84,33 @@ pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
 
     table.chain("egress");
     table.rule("egress", vec![new(), over(limits::MAX_FLOWS), goto("refuse")]);
-    table.rule("egress", vec![like(ip("daddr"), blocks(&NEVER)), goto("refuse")]);
-    table.rule("egress", vec![like(ip("daddr"), text("@allow")), ACCEPT]);
-    table.rule("egress", vec![like(ip("daddr"), text("@deny")), goto("refuse")]);
-    table.rule("egress", vec![like(ip("daddr"), blocks(&PRIVATE)), goto("refuse")]);
-    table.rule("egress", vec![if policy.allow_internet { ACCEPT } else { goto("refuse") }]);
+    judge(&mut table, "egress", policy, &ip("daddr"), goto("refuse"));
+    table.chain("answers");
+    judge(&mut table, "answers", policy, &original_destination(), DROP);
 
     table.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0, NfChainPolicy::Drop);
-    table.rule("forward", vec![from(UPLINK), to(TAP), answers(), ACCEPT]);
+    table.rule("forward", vec![from(UPLINK), to(TAP), answers(), goto("answers")]);
     table.rule("forward", vec![from(TAP), to(UPLINK), like(ip("saddr"), address(GUEST_ADDRESS)), goto("egress")]);
 
     table.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, SOURCE_NAT, NfChainPolicy::Accept);
     table.rule("postrouting", vec![to(UPLINK), Statement::Masquerade(None)]);
     table.finish()
+}
+
+/// What a policy says about a destination.
+fn judge(
+    table: &mut Builder,
+    chain: &'static str,
+    policy: &Policy,
+    destination: &Expression<'static>,
+    no: Statement<'static>,
+) {
+    let leads = |to: Expression<'static>| like(destination.clone(), to);
+    table.rule(chain, vec![leads(blocks(&NEVER)), no.clone()]);
+    table.rule(chain, vec![leads(text("@allow")), ACCEPT]);
+    table.rule(chain, vec![leads(text("@deny")), no.clone()]);
+    table.rule(chain, vec![leads(blocks(&PRIVATE)), no.clone()]);
+    table.rule(chain, vec![if policy.allow_internet { ACCEPT } else { no }]);
 }
 
 /// Refusing at once instead of silence: a guest's library should not sit out its timeout.
@@ -264,6 +278,11 @@ fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
 
 fn ip(field: &'static str) -> Expression<'static> {
     payload("ip", field)
+}
+
+/// Where the first packet of a packet's flow went. An error about a flow comes from anywhere; what it is about counts.
+fn original_destination() -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT { key: "ip daddr".into(), family: None, dir: Some(CTDir::Original) }))
 }
 
 fn text(value: &str) -> Expression<'static> {
