@@ -14,7 +14,9 @@ pub(crate) const UPLINK: &str = "eth0";
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
 /// The guest's gateway and name server: the host's side of the TAP device.
 pub const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
-/// Prefix length of both.
+/// Where a guest asks about itself: beside the gateway, on the same device.
+pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// Prefix length of the guest and its gateway.
 pub const GUEST_PREFIX: u8 = 30;
 /// Hardware address of every guest.
 pub const GUEST_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x05];

@@ -1,8 +1,8 @@
-//! Slots, namespaces, TAP devices, firewall, egress policy and guest DNS.
+//! Slots, namespaces, TAP devices, firewall, egress policy, guest DNS and metadata.
 //!
 //! Knows: how to give a guest a network of its own. A *slot* is a named network namespace with a TAP device for the
-//! VMM, a veth pair to the host, a firewall that lives and dies with the namespace, and a name server at the guest's
-//! gateway. Slots are prepared ahead ([`Network`]); taking one costs no process and no netlink call. The guest always
+//! VMM, a veth pair to the host, a firewall that lives and dies with the namespace, a limit on what the guest sends,
+//! and, at the guest's gateway, a name server and a service that tells the guest about itself. Slots are prepared ahead ([`Network`]); taking one costs no process and no netlink call. The guest always
 //! has the same addresses, so that one memory image runs in any slot; the agent reaches it through sockets made
 //! inside the namespace ([`Dialler`]), without address translation.
 //! Must never know: capsules, templates, VMMs, RPC.
@@ -16,7 +16,11 @@ mod entrance;
 mod firewall;
 mod forwarding;
 mod instance;
+mod limiter;
 mod limits;
+mod links;
+mod listener;
+mod metadata;
 mod namespace;
 mod network;
 mod nft;
@@ -27,15 +31,20 @@ mod rules;
 mod setup;
 mod slot;
 mod stock;
+mod traffic;
 
-pub use address::{BadCidr, Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, TAP};
+pub use address::{
+    BadCidr, Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, METADATA_ADDRESS, TAP,
+};
 pub use dns::Resolvers;
 pub use firewall::{Finding, Firewall, host_firewalls};
 pub use instance::{BadInstanceId, InstanceId};
 pub use limits::{MAX_FLOWS, MAX_SLOTS};
+pub use metadata::Metadata;
 pub use network::{AcquireError, AdoptError, Adoption, Network, NetworkOptions, OpenError, Orphans};
 pub use nft::NftError;
 pub use policy::{BadPolicy, Policy, PolicyError};
 pub use reclaim::{DestroyError, destroy_all};
 pub use setup::SetupError;
 pub use slot::{Dialler, Slot, SlotIndex};
+pub use traffic::{Meter, Traffic};

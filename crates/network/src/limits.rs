@@ -1,5 +1,6 @@
 //! Every bound and period of this crate.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Slots of one instance: two addresses each out of a /17, the first pair unused.
@@ -35,17 +36,38 @@ pub(crate) const ENTRANCE_QUEUE: usize = 1024;
 /// Transmit queue of the TAP device, in frames: bursts to a guest that is not scheduled at the moment must not be lost.
 pub(crate) const TAP_QUEUE_FRAMES: u32 = 5000;
 
+/// What one guest may send to the outside, in bytes per second: 200 MiB, as Firecracker's limiter would be set.
+pub(crate) const SENT_RATE: u32 = 200 << 20;
+
+/// What it may send at once after a silence, in bytes.
+pub(crate) const SENT_BURST: u32 = 100 << 20;
+
+/// What may wait for its turn, in bytes: 50 ms at that rate. More is lost, which slows every TCP down.
+pub(crate) const SENT_QUEUE: u32 = SENT_RATE / 20;
+
 /// Longest piece of `nft`'s error output that is kept, in bytes.
 pub(crate) const TOOL_MESSAGE_BYTES: usize = 2000;
+
+/// TCP connections of one guest to each of its servers, for names and for metadata.
+pub(crate) const SERVER_CONNECTIONS: usize = 8;
+
+/// Time such a connection may be silent.
+pub(crate) const SERVER_IDLE: Duration = Duration::from_secs(10);
+
+/// Largest head of a request for metadata, in bytes.
+pub(crate) const METADATA_HEAD_BYTES: usize = 8 * 1024;
+
+/// How long a token for metadata may be asked to last; six hours, as at Firecracker.
+pub(crate) const METADATA_TOKEN_TTL_SECONDS: RangeInclusive<u32> = 1..=21_600;
+
+/// Valid tokens of one guest.
+pub(crate) const METADATA_TOKENS: usize = 256;
 
 /// Queries of one guest that may wait for an answer at a time.
 pub(crate) const DNS_IN_FLIGHT: usize = 64;
 
 /// Queries of all guests that may wait for an answer at a time; each holds a socket.
 pub(crate) const DNS_IN_FLIGHT_TOTAL: usize = 1024;
-
-/// TCP connections of one guest to the name server.
-pub(crate) const DNS_CONNECTIONS: usize = 8;
 
 /// Largest query: names end at 255 bytes (RFC 1035), the rest is EDNS options.
 pub(crate) const DNS_QUERY_BYTES: usize = 4096;
@@ -55,9 +77,6 @@ pub(crate) const DNS_UDP_ANSWER_BYTES: usize = 4096;
 
 /// Time one resolver gets for an answer.
 pub(crate) const DNS_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Time a guest's connection may be silent.
-pub(crate) const DNS_IDLE: Duration = Duration::from_secs(10);
 
 /// Resolvers used; resolv.conf(5) knows three.
 pub(crate) const DNS_RESOLVERS: usize = 3;

@@ -16,9 +16,10 @@ use crate::instance::InstanceId;
 use crate::nft::NftError;
 use crate::policy::{BadPolicy, Policy};
 use crate::reclaim::{self, DestroyError};
-use crate::setup::{Host, Plan, SetupError};
+use crate::setup::{Host, Plan, SetupError, system};
 use crate::slot::{Prepared, Slot, SlotIndex};
 use crate::stock::Stock;
+use crate::traffic::{Meter, Traffic};
 use crate::{conntrack, forwarding, limits, namespace, range, rules};
 
 /// What a network needs to know.
@@ -245,8 +246,9 @@ impl Inner {
         if self.host.index(&plan.veth).await?.is_none() {
             return Err(AdoptError::Gone(index));
         }
+        let counted = self.host.complete(&namespace).await?;
         self.host.apply(&namespace, &policy).await.map_err(SetupError::from)?;
-        let prepared = Prepared { index, name: plan.namespace, namespace };
+        let prepared = Prepared { index, name: plan.namespace, namespace, counted };
         Ok(Slot::occupy(prepared, policy, self.host.clone(), Arc::clone(&self.upstream)).await?)
     }
 
@@ -258,7 +260,7 @@ impl Inner {
         let plan = self.plan(index);
         match self.host.prepare(&plan).await {
             Ok(namespace) => {
-                self.stock().put(Prepared { index, name: plan.namespace, namespace });
+                self.stock().put(Prepared { index, name: plan.namespace, namespace, counted: Traffic::default() });
                 Ok(())
             }
             Err(error) => {
@@ -278,9 +280,9 @@ impl Inner {
     }
 
     /// Makes a used slot as good as new, or removes it.
-    async fn recycle(self: Arc<Self>, prepared: Prepared, policy: Policy) {
+    async fn recycle(self: Arc<Self>, mut prepared: Prepared, policy: Policy) {
         let index = prepared.index;
-        if let Err(error) = self.clean(&prepared, &policy).await {
+        if let Err(error) = self.clean(&mut prepared, &policy).await {
             tracing::warn!(index, %error, "cannot clean a slot, removing it");
             return self.discard(index).await;
         }
@@ -302,12 +304,15 @@ impl Inner {
         }
     }
 
-    async fn clean(&self, prepared: &Prepared, policy: &Policy) -> Result<(), SetupError> {
+    async fn clean(&self, prepared: &mut Prepared, policy: &Policy) -> Result<(), SetupError> {
         if *policy != Policy::default() {
             self.host.apply(&prepared.namespace, &Policy::default()).await?;
         }
         let flushed = self.host.entrance.run(&prepared.namespace, conntrack::flush).await;
-        flushed.map_err(|source| SetupError::System { what: "the flow table", source })
+        flushed.map_err(system("the flow table"))?;
+        let total = Meter::new(self.host.entrance.clone(), Arc::clone(&prepared.namespace), Traffic::default());
+        prepared.counted = total.read().await.map_err(system("the counters"))?;
+        self.host.remember(&prepared.namespace, prepared.counted).await
     }
 
     /// Removes a slot. One that cannot be removed keeps its number: its names are not free.

@@ -5,13 +5,13 @@
 
 use nftables::batch::Batch;
 use nftables::expr::{
-    CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, RT, RTKey, SetItem, TcpOption,
+    CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, RT, RTKey, SetItem, TcpOption,
 };
 use nftables::schema::{Chain, NfListObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
 use nftables::stmt::{CTCount, JumpTarget, Mangle, Match, Operator, Reject, RejectType, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 
-use crate::address::{Cidr, GATEWAY_ADDRESS, GUEST_ADDRESS, TAP, UPLINK};
+use crate::address::{Cidr, GATEWAY_ADDRESS, GUEST_ADDRESS, METADATA_ADDRESS, TAP, UPLINK};
 use crate::instance::{ANY_VETH, InstanceId};
 use crate::limits;
 use crate::policy::{NEVER, PRIVATE, Policy, outermost};
@@ -57,8 +57,8 @@ pub(crate) fn without_host(instance: &InstanceId) -> Nftables<'static> {
     batch.to_nftables()
 }
 
-/// The table inside a namespace. Replies apart, every packet of the guest is judged by its destination alone, so a
-/// new policy also cuts the flows the former one allowed. Processes inside the namespace, a VMM that was broken out of
+/// The table inside a namespace. Every packet is judged by where its flow leads, those that come back too, so a new
+/// policy also cuts the flows the former one allowed, in both directions. Processes inside the namespace, a VMM that was broken out of
 /// among them, reach nothing but the guest.
 pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
     let mut table = Builder::replace(INSIDE.to_owned());
@@ -68,34 +68,49 @@ pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
     refuse(&mut table);
 
     table.base_chain("input", NfChainType::Filter, NfHook::Input, 0, NfChainPolicy::Drop);
-    let guest =
-        || vec![from(TAP), like(ip("saddr"), address(GUEST_ADDRESS)), like(ip("daddr"), address(GATEWAY_ADDRESS))];
-    let guests = |rest: Vec<Statement<'static>>| [guest(), rest].concat();
-    table.rule("input", guests(vec![answers(), ACCEPT]));
-    for protocol in ["udp", "tcp"] {
-        table.rule("input", guests(vec![like(payload(protocol, "dport"), Expression::Number(53)), ACCEPT]));
+    for (destination, accepted) in [
+        (GATEWAY_ADDRESS, vec![answers(), port("udp", 53), port("tcp", 53), ping()]),
+        (METADATA_ADDRESS, vec![port("tcp", 80)]),
+    ] {
+        let guest = [from(TAP), like(ip("saddr"), address(GUEST_ADDRESS)), like(ip("daddr"), address(destination))];
+        for statement in accepted {
+            table.rule("input", [guest.as_slice(), &[statement, ACCEPT]].concat());
+        }
+        table.rule("input", [guest.as_slice(), &[goto("refuse")]].concat());
     }
-    table.rule("input", guests(vec![like(payload("icmp", "type"), text("echo-request")), ACCEPT]));
-    table.rule("input", guests(vec![goto("refuse")]));
 
     table.base_chain("output", NfChainType::Filter, NfHook::Output, 0, NfChainPolicy::Drop);
     table.rule("output", vec![to(TAP), like(ip("daddr"), address(GUEST_ADDRESS)), ACCEPT]);
 
     table.chain("egress");
     table.rule("egress", vec![new(), over(limits::MAX_FLOWS), goto("refuse")]);
-    table.rule("egress", vec![like(ip("daddr"), blocks(&NEVER)), goto("refuse")]);
-    table.rule("egress", vec![like(ip("daddr"), text("@allow")), ACCEPT]);
-    table.rule("egress", vec![like(ip("daddr"), text("@deny")), goto("refuse")]);
-    table.rule("egress", vec![like(ip("daddr"), blocks(&PRIVATE)), goto("refuse")]);
-    table.rule("egress", vec![if policy.allow_internet { ACCEPT } else { goto("refuse") }]);
+    judge(&mut table, "egress", policy, &ip("daddr"), goto("refuse"));
+    table.chain("answers");
+    judge(&mut table, "answers", policy, &original_destination(), DROP);
 
     table.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0, NfChainPolicy::Drop);
-    table.rule("forward", vec![from(UPLINK), to(TAP), answers(), ACCEPT]);
+    table.rule("forward", vec![from(UPLINK), to(TAP), answers(), goto("answers")]);
     table.rule("forward", vec![from(TAP), to(UPLINK), like(ip("saddr"), address(GUEST_ADDRESS)), goto("egress")]);
 
     table.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, SOURCE_NAT, NfChainPolicy::Accept);
     table.rule("postrouting", vec![to(UPLINK), Statement::Masquerade(None)]);
     table.finish()
+}
+
+/// What a policy says about a destination.
+fn judge(
+    table: &mut Builder,
+    chain: &'static str,
+    policy: &Policy,
+    destination: &Expression<'static>,
+    no: Statement<'static>,
+) {
+    let leads = |to: Expression<'static>| like(destination.clone(), to);
+    table.rule(chain, vec![leads(blocks(&NEVER)), no.clone()]);
+    table.rule(chain, vec![leads(text("@allow")), ACCEPT]);
+    table.rule(chain, vec![leads(text("@deny")), no.clone()]);
+    table.rule(chain, vec![leads(blocks(&PRIVATE)), no.clone()]);
+    table.rule(chain, vec![if policy.allow_internet { ACCEPT } else { no }]);
 }
 
 /// Refusing at once instead of silence: a guest's library should not sit out its timeout.
@@ -219,6 +234,14 @@ fn answers() -> Statement<'static> {
     state(Expression::List(vec![text("established"), text("related")]))
 }
 
+fn port(protocol: &'static str, number: u32) -> Statement<'static> {
+    like(payload(protocol, "dport"), Expression::Number(number))
+}
+
+fn ping() -> Statement<'static> {
+    like(payload("icmp", "type"), text("echo-request"))
+}
+
 /// Packets of flows nobody has answered yet.
 fn new() -> Statement<'static> {
     state(text("new"))
@@ -255,6 +278,11 @@ fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
 
 fn ip(field: &'static str) -> Expression<'static> {
     payload("ip", field)
+}
+
+/// Where the first packet of a packet's flow went. An error about a flow comes from anywhere; what it is about counts.
+fn original_destination() -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT { key: "ip daddr".into(), family: None, dir: Some(CTDir::Original) }))
 }
 
 fn text(value: &str) -> Expression<'static> {

@@ -1,23 +1,22 @@
 //! Preparing a slot: everything a guest needs, done before a guest wants it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::net::if_::if_nametoindex;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth};
-use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::{RouteMessage, RouteType};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::Handle;
 use tokio::sync::oneshot;
 
-use crate::address::{Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, TAP, UPLINK};
+use crate::address::TAP;
 use crate::entrance::Entrance;
 use crate::nft::NftError;
 use crate::policy::Policy;
 use crate::range::Pair;
-use crate::{forwarding, limits, namespace, nft, rules};
+use crate::traffic::Traffic;
+use crate::{forwarding, links, namespace, nft, rules};
 
 /// Why a slot could not be prepared, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +83,26 @@ impl Host {
         Ok(namespace)
     }
 
+    async fn build_inside(&self, plan: Plan) -> Result<OwnedFd, SetupError> {
+        let host = Arc::clone(self.entrance.host());
+        on_thread(move || build_inside(&plan, &host)).await
+    }
+
+    /// Gives a slot of an earlier version what it lacks. Returns what was [remembered](Self::remember).
+    pub(crate) async fn complete(&self, namespace: &Arc<OwnedFd>) -> Result<Traffic, SetupError> {
+        let complete = async |netlink| {
+            links::complete(&netlink).await?;
+            links::remembered(&netlink).await
+        };
+        inside(namespace, move || links::with_netlink(complete)).await
+    }
+
+    /// Keeps what a slot's counters show between two guests, for whoever adopts it.
+    pub(crate) async fn remember(&self, namespace: &Arc<OwnedFd>, counted: Traffic) -> Result<(), SetupError> {
+        let remember = async move |netlink| links::remember(&netlink, counted).await;
+        inside(namespace, move || links::with_netlink(remember)).await
+    }
+
     /// Puts a policy in force.
     pub(crate) async fn apply(&self, namespace: &Arc<OwnedFd>, policy: &Policy) -> Result<(), NftError> {
         let ruleset = rules::inside(policy);
@@ -119,19 +138,6 @@ impl Host {
         looked_up.await.map_err(system("the veth pair"))
     }
 
-    /// Everything inside the namespace, on a thread that ends with it.
-    async fn build_inside(&self, plan: Plan) -> Result<OwnedFd, SetupError> {
-        let host = Arc::clone(self.entrance.host());
-        let (answer, result) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("slot".into());
-        let build = move || {
-            // Nobody waits for the answer when the caller has been cancelled.
-            let _ = answer.send(build_inside(&plan, &host));
-        };
-        thread.spawn(build).map_err(system("a thread"))?;
-        result.await.map_err(|_| system("a thread")(io::Error::other("it ended early")))?
-    }
-
     /// The host's end of the pair. Its strict source check (RFC 3704) drops what does not come from the slot.
     async fn connect(&self, plan: &Plan) -> Result<(), SetupError> {
         let veth = plan.veth.clone();
@@ -143,7 +149,7 @@ impl Host {
         settings.await.map_err(system("the veth pair's settings"))?;
         let missing = || system("the veth pair")(io::ErrorKind::NotFound.into());
         let index = self.index(&plan.veth).await?.ok_or_else(missing)?;
-        up(&self.netlink, index, IpAddr::V4(plan.pair.host), 31).await
+        links::up(&self.netlink, index, IpAddr::V4(plan.pair.host), 31).await
     }
 }
 
@@ -161,53 +167,34 @@ fn build_inside(plan: &Plan, host: &OwnedFd) -> Result<OwnedFd, SetupError> {
     // unless a process being started elsewhere holds the descriptor up to its `exec`.
     drop(tap);
     forwarding::set_ipv4(TAP, "ignore_routes_with_linkdown", "1").map_err(system("the TAP device's settings"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(system("a runtime"))?;
-    runtime.block_on(links_inside(plan, host))?;
+    links::with_netlink(async |netlink| links::build(&netlink, plan, host).await)?;
     Ok(made)
 }
 
-async fn links_inside(plan: &Plan, host: &OwnedFd) -> Result<(), SetupError> {
-    let (connection, netlink, _) = rtnetlink::new_connection().map_err(system("a netlink socket"))?;
-    tokio::spawn(connection);
-    let index = |name: &str| if_nametoindex(name).map_err(|error| system("the links")(error.into()));
-
-    let loopback = LinkUnspec::new_with_index(index("lo")?).up().build();
-    netlink.link().set(loopback).execute().await.map_err(link("the loopback"))?;
-
-    let tap = index(TAP)?;
-    let named =
-        LinkUnspec::new_with_index(tap).address(GATEWAY_MAC.into()).txqueuelen(limits::TAP_QUEUE_FRAMES).build();
-    netlink.link().set(named).execute().await.map_err(link("the TAP device"))?;
-    up(&netlink, tap, IpAddr::V4(GATEWAY_ADDRESS), GUEST_PREFIX).await?;
-    // Known for ever: a guest just restored need not answer ARP before the first packet reaches it.
-    let neighbour = netlink.neighbours().add(tap, IpAddr::V4(GUEST_ADDRESS)).link_layer_address(&GUEST_MAC);
-    neighbour.state(NeighbourState::Permanent).execute().await.map_err(link("the guest's neighbour entry"))?;
-
-    let outside = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new()
-        .name(plan.veth.clone())
-        .setns_by_fd(host.as_raw_fd())
-        .build();
-    let pair = LinkVeth::new(UPLINK, &plan.veth).set_info_data(InfoData::Veth(InfoVeth::Peer(outside))).build();
-    netlink.link().add(pair).execute().await.map_err(link("the veth pair"))?;
-    up(&netlink, index(UPLINK)?, IpAddr::V4(plan.pair.inside), 31).await?;
-    for route in [RouteMessageBuilder::<Ipv4Addr>::new().gateway(plan.pair.host).build(), no_carrier_route()] {
-        netlink.route().add(route).execute().await.map_err(link("a route"))?;
-    }
-    Ok(())
+/// Runs a job inside a namespace that may wait.
+async fn inside<T: Send + 'static>(
+    namespace: &Arc<OwnedFd>,
+    job: impl FnOnce() -> Result<T, SetupError> + Send + 'static,
+) -> Result<T, SetupError> {
+    let namespace = Arc::clone(namespace);
+    on_thread(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|error| SetupError::Namespace(error.into()))?;
+        job()
+    })
+    .await
 }
 
-/// Stands behind the TAP device's own route and takes its place while there is no carrier: the guest is unreachable
-/// then, not behind the default route.
-fn no_carrier_route() -> RouteMessage {
-    let guests = Cidr::new(GUEST_ADDRESS, GUEST_PREFIX);
-    let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(guests.network(), guests.prefix());
-    route.kind(RouteType::Unreachable).priority(u32::MAX).build()
-}
-
-async fn up(netlink: &Handle, index: u32, address: IpAddr, prefix: u8) -> Result<(), SetupError> {
-    netlink.address().add(index, address, prefix).execute().await.map_err(link("an address"))?;
-    let up = LinkUnspec::new_with_index(index).up().build();
-    netlink.link().set(up).execute().await.map_err(link("an interface"))
+/// Runs a job that wanders into a namespace, on a thread that ends with it.
+async fn on_thread<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, SetupError> + Send + 'static,
+) -> Result<T, SetupError> {
+    let (answer, result) = oneshot::channel();
+    let run = move || {
+        // Nobody waits for the answer when the caller has been cancelled.
+        let _ = answer.send(job());
+    };
+    std::thread::Builder::new().name("slot".into()).spawn(run).map_err(system("a thread"))?;
+    result.await.map_err(|_| system("a thread")(io::Error::other("it ended early")))?
 }
 
 /// Runs a job that starts and awaits a process.

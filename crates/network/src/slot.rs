@@ -10,11 +10,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::address::GUEST_ADDRESS;
-use crate::dns::{Server, Upstream};
+use crate::dns::Upstream;
 use crate::entrance::Entrance;
-use crate::namespace;
+use crate::metadata::Metadata;
 use crate::policy::{Policy, PolicyError};
 use crate::setup::{Host, SetupError, system};
+use crate::traffic::{Meter, Traffic};
+use crate::{dns, metadata, namespace};
 
 /// Number of a slot: 1 to [`crate::MAX_SLOTS`].
 pub type SlotIndex = u16;
@@ -25,28 +27,34 @@ pub(crate) struct Prepared {
     pub(crate) index: SlotIndex,
     pub(crate) name: String,
     pub(crate) namespace: Arc<OwnedFd>,
+    /// What its counters showed when its last guest had gone.
+    pub(crate) counted: Traffic,
 }
 
 /// A guest's network. Dropping it without [release](crate::Network::release) leaves everything in place for
-/// [adoption](crate::Adoption::adopt) after a restart, except the name server.
+/// [adoption](crate::Adoption::adopt) after a restart, except its name server and metadata.
 pub struct Slot {
     prepared: Prepared,
     policy: Policy,
-    names: Server,
+    names: dns::Server,
+    metadata: metadata::Server,
     host: Host,
 }
 
 impl Slot {
-    /// Starts the name server, the one thing that is not prepared ahead.
+    /// Starts what the guest asks for names and metadata; all else is prepared ahead.
     pub(crate) async fn occupy(
         prepared: Prepared,
         policy: Policy,
         host: Host,
         upstream: Arc<Upstream>,
     ) -> Result<Self, SetupError> {
-        let names = Server::start(&host.entrance, &prepared.namespace, upstream, policy.resolves_names());
-        let names = names.await.map_err(system("the name server"))?;
-        Ok(Self { prepared, policy, names, host })
+        let names = dns::Server::start(&host.entrance, &prepared.namespace, upstream, policy.resolves_names());
+        let metadata = metadata::Server::start(&host.entrance, &prepared.namespace);
+        let (names, metadata) = tokio::join!(names, metadata);
+        let names = names.map_err(system("the name server"))?;
+        let metadata = metadata.map_err(system("the metadata service"))?;
+        Ok(Self { prepared, policy, names, metadata, host })
     }
 
     pub(crate) fn vacate(self) -> (Prepared, Policy) {
@@ -81,6 +89,22 @@ impl Slot {
     /// See [`Dialler::dial`].
     pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
         self.dialler().dial(port).await
+    }
+
+    /// A handle for reading what the guest sent and received.
+    pub fn meter(&self) -> Meter {
+        Meter::new(self.host.entrance.clone(), Arc::clone(&self.prepared.namespace), self.prepared.counted)
+    }
+
+    /// See [`Meter::read`].
+    pub async fn traffic(&self) -> io::Result<Traffic> {
+        self.meter().read().await
+    }
+
+    /// What the guest is told when it asks at [`METADATA_ADDRESS`](crate::METADATA_ADDRESS) from now on. Until it is
+    /// set, in an acquired slot as in an adopted one, the guest finds nothing there.
+    pub fn set_metadata(&self, metadata: Option<Metadata>) {
+        self.metadata.set(metadata);
     }
 
     /// What the guest may reach.

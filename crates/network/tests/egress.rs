@@ -160,6 +160,50 @@ fn a_policy_ends_flows_it_does_not_allow_and_no_others() {
 }
 
 #[test]
+fn a_policy_ends_what_comes_in_over_flows_it_does_not_allow() {
+    on_a_host(|lab| async move {
+        let network = lab.network(0).await;
+        let mut slot = network.acquire().await.unwrap();
+        let guest = Guest::boot(&slot);
+        let socket = guest.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let peers = [FAR, INTERNET].map(|address| {
+            let peer = lab.on_the_internet(|| UdpSocket::bind((address, 5000)).unwrap());
+            socket.send_to(b"hello", (address, 5000)).unwrap();
+            peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let (_, flow) = peer.recv_from(&mut [0; 16]).unwrap();
+            peer.connect(flow).unwrap();
+            peer
+        });
+        // The second peer's packet goes the way of the first one's, behind it: it tells when that would have arrived.
+        let heard = || {
+            for peer in &peers {
+                assert_eq!(peer.send(b"x").unwrap(), 1);
+            }
+            let mut heard = Vec::new();
+            while heard.last() != Some(&IpAddr::V4(INTERNET)) {
+                heard.push(socket.recv_from(&mut [0; 16]).unwrap().1.ip());
+            }
+            heard
+        };
+        let both = [IpAddr::V4(FAR), IpAddr::V4(INTERNET)];
+        assert_eq!(heard(), both);
+        let blocks = |list: &[&str]| list.iter().map(|block| block.parse().unwrap()).collect::<Vec<_>>();
+        let cases = [
+            (true, blocks(&[]), blocks(&["9.9.9.9"]), &both[1..]),
+            (true, blocks(&[]), blocks(&[]), &both),
+            (false, blocks(&["203.0.113.0/24"]), blocks(&[]), &both[1..]),
+            (false, blocks(&["0.0.0.0/0"]), blocks(&["9.9.9.9"]), &both),
+        ];
+        for (allow_internet, allow, deny, expected) in cases {
+            slot.set_policy(Policy { allow_internet, allow, deny }).await.unwrap();
+            assert_eq!(heard(), expected, "{:?}", slot.policy());
+        }
+        network.destroy_all().await.unwrap();
+    });
+}
+
+#[test]
 fn one_guest_cannot_fill_the_hosts_flow_table() {
     on_a_host(|lab| async move {
         let network = lab.network(0).await;

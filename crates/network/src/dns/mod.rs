@@ -5,25 +5,25 @@ mod message;
 mod upstream;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::SocketType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::address::{GATEWAY_ADDRESS, GUEST_ADDRESS};
 use crate::entrance::Entrance;
-use crate::limits;
+use crate::{limits, listener};
 use message::{Failure, Query};
 pub use upstream::Resolvers;
 pub(crate) use upstream::Upstream;
 use upstream::{Transport, framed};
 
-const LISTEN_BACKLOG: i32 = 16;
+const PORT: u16 = 53;
 
 /// A running name server; it ends when this is dropped.
 #[derive(Debug)]
@@ -46,13 +46,17 @@ impl Server {
         upstream: Arc<Upstream>,
         resolves: bool,
     ) -> io::Result<Self> {
-        let (udp, tcp) = entrance.run(namespace, || Ok((bind(SocketType::DGRAM)?, bind(SocketType::STREAM)?))).await?;
+        let bind = |kind| listener::bind(kind, GATEWAY_ADDRESS, PORT);
+        let bind = move || Ok((bind(SocketType::DGRAM)?, bind(SocketType::STREAM)?));
+        let (udp, tcp) = entrance.run(namespace, bind).await?;
         let udp = UdpSocket::from_std(udp.into())?;
         let tcp = TcpListener::from_std(tcp.into())?;
         let context = Arc::new(Context { upstream, resolves: AtomicBool::new(resolves) });
+        let serving = Arc::clone(&context);
         let tasks = [
             tokio::spawn(serve_udp(Arc::new(udp), Arc::clone(&context))).abort_handle(),
-            tokio::spawn(serve_tcp(tcp, Arc::clone(&context))).abort_handle(),
+            tokio::spawn(listener::serve(tcp, move |stream| serve_connection(stream, Arc::clone(&serving))))
+                .abort_handle(),
         ];
         Ok(Self { context, tasks })
     }
@@ -77,19 +81,6 @@ impl Context {
             query.failure(Failure::Refused)
         }
     }
-}
-
-/// A socket at the name server's address of the calling thread's namespace.
-fn bind(kind: SocketType) -> io::Result<OwnedFd> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    // The slot's former server ends when the runtime gets round to it.
-    sockopt::set_socket_reuseport(&socket, true)?;
-    rustix::net::bind(&socket, &SocketAddr::from((GATEWAY_ADDRESS, 53)))?;
-    if kind == SocketType::STREAM {
-        rustix::net::listen(&socket, LISTEN_BACKLOG)?;
-    }
-    Ok(socket)
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, context: Arc<Context>) {
@@ -119,30 +110,11 @@ async fn serve_udp(socket: Arc<UdpSocket>, context: Arc<Context>) {
     }
 }
 
-async fn serve_tcp(listener: TcpListener, context: Arc<Context>) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-        };
-        match accepted {
-            Ok((stream, _)) if connections.len() < limits::DNS_CONNECTIONS => {
-                let context = Arc::clone(&context);
-                connections.spawn(async move { serve_connection(stream, &context).await });
-            }
-            Ok(_) => {}
-            // Out of descriptors, most likely: somebody has to close one first.
-            Err(_) => tokio::time::sleep(limits::DNS_IDLE).await,
-        }
-    }
-}
-
 /// Answers one query after the other until the guest ends, errs or falls silent.
-async fn serve_connection(mut stream: TcpStream, context: &Context) {
-    while let Ok(Ok(Some(query))) = tokio::time::timeout(limits::DNS_IDLE, read_query(&mut stream)).await {
+async fn serve_connection(mut stream: TcpStream, context: Arc<Context>) {
+    while let Ok(Ok(Some(query))) = tokio::time::timeout(limits::SERVER_IDLE, read_query(&mut stream)).await {
         let answer = framed(&context.answer(&query, Transport::Tcp).await);
-        if !matches!(tokio::time::timeout(limits::DNS_IDLE, stream.write_all(&answer)).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(limits::SERVER_IDLE, stream.write_all(&answer)).await, Ok(Ok(()))) {
             return;
         }
     }

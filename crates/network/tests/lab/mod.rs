@@ -7,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use network::{Adoption, InstanceId, Network, NetworkOptions, Orphans, Resolvers, Slot};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -142,11 +142,21 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// A guest whose packets arrive: the kernel may take a second to notice that its TAP devices have a carrier.
     pub fn boot(slot: &Slot) -> Self {
-        Self::boot_in(&slot.namespace_fd().unwrap())
+        let guest = Self::boot_unheard(slot);
+        let gateway = SocketAddr::from((network::GATEWAY_ADDRESS, PORT));
+        let began = Instant::now();
+        let refused = || guest.run(|| TcpStream::connect_timeout(&gateway, PATIENCE)).err().map(|error| error.kind());
+        while refused() != Some(io::ErrorKind::ConnectionRefused) {
+            assert!(began.elapsed() < Duration::from_mins(1), "the gateway is silent");
+        }
+        guest
     }
 
-    pub fn boot_in(slot: &OwnedFd) -> Self {
+    /// A guest that has not sent anything yet.
+    pub fn boot_unheard(slot: &Slot) -> Self {
+        let slot = &slot.namespace_fd().unwrap();
         let outer = within(slot, || sys::tap::attach("tap0").unwrap());
         let (namespace, inner) = within_new(|| {
             let inner = sys::tap::attach("eth0").unwrap();
