@@ -8,6 +8,7 @@ use crate::operations::generation_of;
 use crate::record::{Listing, Place, Record};
 use crate::registry::Registry;
 use crate::shared::now_ms;
+use crate::told::metadata;
 use crate::vm::{Vm, ending};
 use crate::vm_dirs::Dirs;
 use futures_util::{StreamExt, stream};
@@ -51,7 +52,10 @@ pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot
         let Place::Running { slot, .. } = record.place else { continue };
         let policy = network::Policy { allow_internet: record.allow_internet, ..Default::default() };
         match adoption.adopt(slot, policy).await {
-            Ok(adopted) => drop(kept.insert(slot, adopted)),
+            Ok(adopted) => {
+                adopted.set_metadata(Some(metadata(record)));
+                kept.insert(slot, adopted);
+            }
             Err(error) => tracing::error!(capsule = %record.id, slot, %error, "network slot lost"),
         }
     }

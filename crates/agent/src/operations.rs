@@ -131,7 +131,7 @@ async fn create(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
         let generation = host.classes.generation(host, &record.class).await?;
         Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?
     };
-    let started = wake(host, record, vm, Purpose::Clone, &record.identity.access_token).await;
+    let started = wake(host, record, vm, Purpose::Clone).await;
     host.ready.refill(host, &record.class);
     started
 }
@@ -145,7 +145,7 @@ async fn clone(host: &Arc<Host>, record: &Record, id: Uuid) -> Result<Vm, Failur
     let generation = host.open_generation(snapshot.generation).await?;
     host.compatible(&generation)?;
     let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
-    wake(host, record, vm, Purpose::Clone, &snapshot.access_token).await
+    wake(host, record, vm, Purpose::Clone).await
 }
 
 /// The capsule's own generation, back in a VM.
@@ -153,7 +153,7 @@ async fn resume(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
     let generation = saved(host, record).await?;
     host.compatible(&generation)?;
     let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
-    wake(host, record, vm, Purpose::Resume, &record.identity.access_token).await
+    wake(host, record, vm, Purpose::Resume).await
 }
 
 /// The capsule's disk in a machine that boots.
@@ -161,7 +161,7 @@ async fn reboot(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
     let generation = saved(host, record).await?;
     let disk = generation.disk_path().ok_or_else(|| Failure::at("booting")("the generation has no disk"))?;
     let vm = Vm::boot(host, &record.class, &disk, Uuid::now_v7()).await?;
-    wake(host, record, vm, Purpose::Resume, &record.identity.access_token).await
+    wake(host, record, vm, Purpose::Resume).await
 }
 
 async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Failure> {
@@ -172,9 +172,9 @@ async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Fai
 }
 
 /// Lets it run and gives it its identity; ends it when that fails.
-async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose, key: &str) -> Result<Vm, Failure> {
+async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose) -> Result<Vm, Failure> {
     points::pass(host, "start.restored").await;
-    match vm.wake(host, record, purpose, key).await {
+    match vm.wake(host, record, purpose).await {
         Ok(()) => Ok(vm),
         Err(failure) => {
             let failure = vm.explain(failure);
@@ -216,12 +216,7 @@ pub async fn snapshot(host: &Arc<Host>, record: &Record, vm: &mut Vm, id: Uuid) 
     let labels = BTreeMap::from([("snapshot".to_owned(), id.to_string())]);
     let (generation, standstill) = vm.snapshot(host, labels).await?;
     points::pass(host, "snapshot.saved").await;
-    let snapshot = Snapshot {
-        id,
-        generation: generation.id(),
-        class: record.class.clone(),
-        access_token: record.identity.access_token.clone(),
-    };
+    let snapshot = Snapshot { id, generation: generation.id(), class: record.class.clone() };
     let owner = host.clone();
     let added = tokio::task::spawn_blocking(move || owner.snapshots.add(snapshot)).await;
     let added = added.map_err(Failure::at("saving the snapshot")).flatten();

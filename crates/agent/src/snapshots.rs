@@ -23,8 +23,6 @@ pub struct Snapshot {
     pub generation: Uuid,
     /// Template and size of the capsule it was made of.
     pub class: Class,
-    /// The token the guest in it knows.
-    pub access_token: String,
 }
 
 /// The snapshots of this host.

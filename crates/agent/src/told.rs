@@ -5,6 +5,8 @@ use crate::record::Record;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use guestlink::{Envd, Init};
+use network::Metadata;
+use sha2::{Digest, Sha512};
 
 /// Why a VM is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,16 @@ pub fn init(record: &Record, purpose: Purpose) -> Init {
         hostname: if purpose == Purpose::Clone { record.id.to_string() } else { String::new() },
         clone: purpose == Purpose::Clone,
         ..moment()
+    }
+}
+
+/// What a guest finds at the metadata address.
+pub fn metadata(record: &Record) -> Metadata {
+    Metadata {
+        instance_id: record.id.to_string(),
+        environment_id: record.class.template.to_string(),
+        log_address: None,
+        access_token_hash: Some(hex::encode(Sha512::digest(&record.identity.access_token))),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::points;
 use crate::record::{Class, Place, Record};
 use crate::shared::Guest;
-use crate::told::{Purpose, init, moment, run_to_end};
+use crate::told::{Purpose, init, metadata, moment, run_to_end};
 use crate::vm_dirs::Dirs;
 use futures_util::FutureExt;
 use guestlink::{Envd, Init, InitError};
@@ -205,17 +205,12 @@ impl Vm {
         Guest { envd: self.envd.clone(), dialler: self.slot.dialler(), life, gone: self.gone.clone() }
     }
 
-    /// Lets it run and tells its guest who it is. Nothing of the user's runs in the guest before that. `key` is the
-    /// token its guest knows now, if it knows any.
-    pub async fn wake(
-        &mut self,
-        host: &Arc<Host>,
-        record: &Record,
-        purpose: Purpose,
-        key: &str,
-    ) -> Result<(), Failure> {
-        self.envd = envd(&self.slot, key.to_owned());
+    /// Lets it run and tells its guest who it is. Nothing of the user's runs in the guest before that.
+    pub async fn wake(&mut self, host: &Arc<Host>, record: &Record, purpose: Purpose) -> Result<(), Failure> {
+        self.envd = envd(&self.slot, record.identity.access_token.clone());
         self.apply_policy(record).await?;
+        // A clone's guest knows another token; by this it sees that its host stands for the new one.
+        self.slot.set_metadata(Some(metadata(record)));
         if self.booted {
             self.wait_healthy(limits::GUEST_BOOT).await?;
         } else {
@@ -223,9 +218,6 @@ impl Vm {
         }
         points::pass(host, "start.running").await;
         self.configure(record, purpose).await?;
-        if key != record.identity.access_token {
-            self.envd = envd(&self.slot, record.identity.access_token.clone());
-        }
         if purpose == Purpose::Resume {
             self.renew_daemon(host).await;
         }
@@ -249,7 +241,8 @@ impl Vm {
     async fn init(&self, make: impl Fn() -> Init) -> Result<(), Failure> {
         let deadline = Instant::now() + limits::GUEST_READY + limits::GUEST_INIT;
         loop {
-            match self.envd.init(&make(), limits::GUEST_INIT).await {
+            let init = make();
+            match self.while_alive(self.envd.init(&init, limits::GUEST_INIT)).await? {
                 Ok(()) => return Ok(()),
                 Err(InitError::Unreachable(_)) if Instant::now() < deadline && self.alive() => {
                     tokio::time::sleep(limits::GUEST_RETRY).await;
@@ -274,13 +267,21 @@ impl Vm {
     async fn wait_healthy(&self, limit: Duration) -> Result<(), Failure> {
         let deadline = Instant::now() + limit;
         loop {
-            match self.envd.health(limits::GUEST_ATTEMPT).await {
+            match self.while_alive(self.envd.health(limits::GUEST_ATTEMPT)).await? {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() >= deadline || !self.alive() => {
                     return Err(Failure::at("waiting for the guest")(error));
                 }
                 Err(_) => tokio::time::sleep(limits::GUEST_RETRY).await,
             }
+        }
+    }
+
+    /// What a guest answers, unless its VMM ends first: of a guest that is gone nothing comes, not even a refusal.
+    async fn while_alive<T>(&self, question: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            answer = question => Ok(answer),
+            _ = self.keeper.wait_exit() => Err(Failure::at("waiting for the guest")("its VMM ended")),
         }
     }
 

@@ -157,7 +157,15 @@ impl Trial {
         let others =
             if case.point.starts_with("start") { processes(&platform.dir, "qemu-system") } else { vmms.to_vec() };
         let runtime = Path::new("/run/wrenn").join(instance);
-        Ok(Self { case, id, digest, strangers, others, stop_at: runtime.join("stop-at"), stopped_at: runtime.join("stopped-at") })
+        Ok(Self {
+            case,
+            id,
+            digest,
+            strangers,
+            others,
+            stop_at: runtime.join("stop-at"),
+            stopped_at: runtime.join("stopped-at"),
+        })
     }
 
     /// Holds the operation at its point, ends the victim there, and lets go on what still lives.
