@@ -343,6 +343,21 @@ fn a_fault_outside_of_all_regions_ends_the_pager() -> Result {
 }
 
 #[test]
+fn holes_of_a_file_are_zeros_and_its_missing_end_is_not() -> Result {
+    let file = tempfile::NamedTempFile::new()?;
+    file.as_file().set_len(1 << 20)?;
+    file.as_file().write_all_at(&page_bytes(0), 64 << 10)?;
+    let source = MemoryFile::open(file.path())?;
+    let zeros = |offset: u64| source.zeros(offset);
+    assert_eq!([0, 32 << 10, 64 << 10].map(zeros), [64 << 10, 32 << 10, 0]);
+    assert_eq!(zeros(512 << 10), 512 << 10);
+    file.as_file().set_len(256 << 10)?;
+    assert_eq!(zeros(512 << 10), 0);
+    assert!(source.read(512 << 10, &mut [0; PAGE]).is_err());
+    Ok(())
+}
+
+#[test]
 fn working_sets_of_a_file() -> Result {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("working-set");

@@ -57,6 +57,10 @@ impl MemoryFile {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    fn is_whole(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.len() >= self.bytes)
+    }
 }
 
 impl Source for MemoryFile {
@@ -67,8 +71,8 @@ impl Source for MemoryFile {
     fn zeros(&self, offset: u64) -> u64 {
         let data = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
             Ok(data) => data,
-            // There is none behind it (lseek(2)).
-            Err(Errno::NXIO) => self.bytes,
+            // There is none behind it (lseek(2)): a hole, unless the file was cut off.
+            Err(Errno::NXIO) if self.is_whole() => self.bytes,
             Err(_) => offset,
         };
         // Holes of a file system with small blocks may end within a page.
