@@ -134,14 +134,17 @@ impl<'a> Serving<'a> {
             let offset = page * PAGE_BYTES;
             read_patiently(&**self.source, offset, &mut self.page)
                 .map_err(|source| PagerError::Source { offset, source })?;
-            if !self.pages.is_settled(page)
-                && let Plan::Record(working_set) = &mut *self.pager.plan()
-            {
-                working_set.add(page);
-            }
         }
         let bytes = (!removed).then_some(&self.page[..]);
-        self.fill(&(page..page + 1), bytes.filter(|bytes| !is_zero(bytes))).map(|(_, step)| step)
+        let known = self.pages.is_settled(page);
+        let (done, step) = self.fill(&(page..page + 1), bytes.filter(|bytes| !is_zero(bytes)))?;
+        if done > 0
+            && !known
+            && let Plan::Record(working_set) = &mut *self.pager.plan()
+        {
+            working_set.add(page);
+        }
+        Ok(step)
     }
 
     /// Puts the next slice of a piece in place, leaving out what is there or was given back.
