@@ -134,17 +134,15 @@ impl<'a> Serving<'a> {
             let offset = page * PAGE_BYTES;
             read_patiently(&**self.source, offset, &mut self.page)
                 .map_err(|source| PagerError::Source { offset, source })?;
+            // Before whoever waits for it goes on, and perhaps says that the machine is ready.
+            if !self.pages.is_settled(page)
+                && let Plan::Record(working_set) = &mut *self.pager.plan()
+            {
+                working_set.add(page);
+            }
         }
         let bytes = (!removed).then_some(&self.page[..]);
-        let known = self.pages.is_settled(page);
-        let (done, step) = self.fill(&(page..page + 1), bytes.filter(|bytes| !is_zero(bytes)))?;
-        if done > 0
-            && !known
-            && let Plan::Record(working_set) = &mut *self.pager.plan()
-        {
-            working_set.add(page);
-        }
-        Ok(step)
+        self.fill(&(page..page + 1), bytes.filter(|bytes| !is_zero(bytes))).map(|(_, step)| step)
     }
 
     /// Puts the next slice of a piece in place, leaving out what is there or was given back.
