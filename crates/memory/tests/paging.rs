@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead as _, BufReader};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use memory::PAGE_BYTES;
 use memory::pager::{MemoryFile, Pager, PagerError, Region, Source, WorkingSet};
 use proptest::prelude::*;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use sys::uffd::{Area, Uffd};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -355,6 +356,82 @@ fn holes_of_a_file_are_zeros_and_its_missing_end_is_not() -> Result {
     assert_eq!(zeros(512 << 10), 0);
     assert!(source.read(512 << 10, &mut [0; PAGE]).is_err());
     Ok(())
+}
+
+/// Memory that is zero, and either known to be or not.
+struct Empty {
+    known: bool,
+}
+
+impl Source for Empty {
+    fn read(&self, _: u64, buffer: &mut [u8]) -> io::Result<()> {
+        buffer.fill(0);
+        Ok(())
+    }
+
+    fn zeros(&self, _: u64) -> u64 {
+        if self.known { u64::MAX } else { 0 }
+    }
+}
+
+#[test]
+fn zeros_take_no_memory() -> Result {
+    for known in [true, false] {
+        let machine = Machine::new(3000, Empty { known }, Pager::prefetching(WorkingSet::default())?)?;
+        machine.wait_for(0..3000)?;
+        assert!((0..3000).all(|page| machine.is_zero(page)));
+        let (maps, start) = (fs::read_to_string("/proc/self/smaps")?, format!("{:x}-", machine.area.address()));
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let resident = lines.find(|line| line.starts_with("Rss:")).ok_or("no such map")?;
+        assert_eq!(resident.split_ascii_whitespace().nth(1), Some("0"), "{resident}");
+        machine.stop()?;
+    }
+    Ok(())
+}
+
+/// Makes memory as a VMM does, says where, and touches a page of it.
+const OTHER_PROCESS: &str = r"
+import ctypes, fcntl, mmap, os, signal, struct
+fd = ctypes.CDLL(None).syscall(323, os.O_CLOEXEC | os.O_NONBLOCK)
+fcntl.ioctl(fd, 0xC018AA3F, struct.pack('QQQ', 0xAA, 8, 0))
+memory = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+fcntl.ioctl(fd, 0xC020AA00, struct.pack('QQQQ', base, 4 << 20, 1, 0))
+print(fd, base, flush=True)
+memory[0]
+print('got it', flush=True)
+signal.pause()
+";
+
+#[test]
+fn a_machine_that_ends_ends_its_pager_in_order() -> Result {
+    let mut process = sys::spawn::Spawn::new("python3")
+        .inherit_env()
+        .args(["-c", OTHER_PROCESS])
+        .stdout(sys::spawn::Stream::Pipe)
+        .spawn()?;
+    let mut said = BufReader::new(process.take_stdout().ok_or("no output")?).lines();
+    let mut says = || -> Result<String> { Ok(said.next().ok_or("it ended")??) };
+    let first = says()?;
+    let (fd, address) = first.split_once(' ').ok_or("not two numbers")?;
+    let fd = pidfd_getfd(process.pidfd()?, fd.parse()?, PidfdGetfdFlags::empty())?;
+    let (uffd, address) = (Uffd::of(fd)?, address.parse()?);
+    let (wait, arrived, open) = gate();
+    let source: Arc<dyn Source> = Arc::new(Tale(move |_, bytes| {
+        wait(bytes);
+        Ok(())
+    }));
+    let pager = Pager::prefetching(WorkingSet::default())?;
+    let served = std::thread::spawn(move || {
+        let region = Region { address, bytes: 4 << 20, offset: 0 };
+        pager.serve(&uffd, &[region], &source)
+    });
+    arrived.recv()?;
+    assert_eq!(says()?, "got it");
+    process.kill()?;
+    process.wait()?;
+    drop(open);
+    Ok(served.join().map_err(|_| "the pager panicked")??)
 }
 
 #[test]
