@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use vmm::{Mac, Machine, MachineSpec, Nic, Start};
+use vmm::{Mac, Machine, MachineSpec, Memory, Nic, Start};
 
 /// A VM of this host.
 pub struct Vm {
@@ -367,6 +367,7 @@ async fn launch(
         cgroups: Vec::new(),
         user: None,
         oom_score_adj: limits::VMM_OOM_SCORE,
+        pager: None,
     };
     let keeper = keeper::launch(&host.program, &keeper_spec).await.map_err(Failure::at("starting the keeper"))?;
     points::pass(host, "start.launched").await;
@@ -384,7 +385,7 @@ fn spec(host: &Host, class: &Class, base: &Base, id: Uuid) -> MachineSpec {
     MachineSpec {
         vcpus: class.vcpus,
         memory_bytes: u64::from(class.memory_mb) << 20,
-        memory: base.memory_path(),
+        memory: Memory::File(base.memory_path()),
         root_disk: dirs.disk(),
         modules_disk: Some(host.artifacts.modules_disk.clone()),
         network: Some(Nic { tap: network::TAP.to_owned(), mac: Mac(network::GUEST_MAC) }),

@@ -1,7 +1,8 @@
 //! The keeper: a small process that is the parent of one VMM and outlives the agent.
 //!
 //! Knows: how to start a VMM in its network namespace and groups, its console (drained always, the last 256 KiB kept
-//! and served), how it ended and why, and how a restarted agent finds both processes again.
+//! and served), its guest memory where that is brought page by page, how it ended and why, and how a restarted agent finds
+//! both processes again.
 //! Must never know: capsules, RPC, what the VMM is told to do on its control socket.
 //!
 //! The directory of a machine holds `spec.json` (what to run), `keeper.json` (who runs), `console.sock` and, once the VMM
@@ -11,10 +12,11 @@ pub mod cgroup;
 mod console;
 mod handle;
 pub mod limits;
+mod paging;
 mod records;
 mod run;
 
 pub use console::{Console, ConsoleHead, console};
 pub use handle::{Keeper, LaunchError, WaitError, attach, launch};
-pub use records::{Cause, End, ExitRecord, KeeperSpec, Running, User};
+pub use records::{Cause, End, ExitRecord, KeeperSpec, PAGER, PagerSpec, Running, User};
 pub use run::{RunError, run};

@@ -29,5 +29,8 @@ pub const LAUNCH: Duration = Duration::from_secs(30);
 /// From the request to end to the keeper's end; after that it is killed, and the VMM with it.
 pub const KILL: Duration = Duration::from_secs(5);
 
+/// From a VMM's connection to the pager to its message about its memory.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// After the VMM's end, for output that is still in the pipes.
 pub const DRAIN: Duration = Duration::from_secs(1);

@@ -17,6 +17,8 @@ pub(crate) const RUNNING: &str = "keeper.json";
 pub(crate) const EXIT: &str = "exit.json";
 pub(crate) const CONSOLE: &str = "console.sock";
 pub(crate) const LOG: &str = "keeper.log";
+/// Socket in a machine's directory where a keeper with a [`PagerSpec`] waits for its VMM.
+pub const PAGER: &str = "pager.sock";
 
 /// What a keeper is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,17 @@ pub struct KeeperSpec {
     pub user: Option<User>,
     /// How readily the kernel kills the VMM when memory runs out, -1000 to 1000.
     pub oom_score_adj: i32,
+    /// Guest memory to be brought page by page to a VMM that connects to [`PAGER`].
+    pub pager: Option<PagerSpec>,
+}
+
+/// Guest memory that a keeper serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagerSpec {
+    /// Flat memory file; must not change.
+    pub memory: PathBuf,
+    /// What to bring first: a file with a [`memory::pager::WorkingSet`].
+    pub working_set: Option<PathBuf>,
 }
 
 /// User and groups of a VMM.
@@ -109,6 +122,8 @@ pub enum Cause {
     Finished,
     /// The kernel killed it for want of memory, the host's or its group's.
     HostOom,
+    /// Its guest memory could no longer be served; the keeper killed it, and the messages end with the reason.
+    PagesLost,
     /// Anything else.
     Crashed,
     /// The keeper was killed, and the VMM with it.
@@ -144,7 +159,7 @@ pub(crate) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Op
 
 /// Removes what an earlier VMM left in the directory.
 pub(crate) fn clear(dir: &Path) -> io::Result<()> {
-    for name in [RUNNING, EXIT, CONSOLE] {
+    for name in [RUNNING, EXIT, CONSOLE, PAGER] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

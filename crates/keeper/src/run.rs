@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 
 use rustix::process::Signal;
 use sys::readiness::watch;
@@ -17,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cgroup;
 use crate::console::{Hub, Ring};
 use crate::limits;
+use crate::paging::{Paging, lost};
 use crate::records::{self, CONSOLE, Cause, EXIT, End, ExitRecord, KeeperSpec, RUNNING, Running};
 
 /// Why a keeper could not do its work.
@@ -77,6 +79,7 @@ fn read_spec(path: &Path) -> Result<KeeperSpec, RunError> {
 async fn keep(spec: &KeeperSpec) -> Result<ExitRecord, RunError> {
     let listener = UnixListener::bind(CONSOLE).map_err(own("make console.sock"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(own("watch signals"))?;
+    let paging = spec.pager.as_ref().map(Paging::listen).transpose().map_err(own("offer guest memory"))?;
     let oom_kills_before = cgroup::oom_kills(&spec.cgroups);
     let process = start(spec).map_err(RunError::Start)?;
     let (mut child, mut output) = split(process).map_err(own("watch the VMM"))?;
@@ -85,12 +88,17 @@ async fn keep(spec: &KeeperSpec) -> Result<ExitRecord, RunError> {
     // The agent may be gone already; the VMM is kept all the same.
     let _ = io::stdout().write_all(b"!").and_then(|()| io::stdout().flush());
 
-    let mut requested = false;
+    let (mut requested, mut pages_lost) = (false, None);
+    let mut lost = pin!(lost(paging));
     let exit = loop {
         tokio::select! {
             exit = child.ended() => break exit.map_err(own("wait for the VMM"))?,
             () = output.drain() => {}
             client = listener.accept() => if let Ok((stream, _)) = client { output.console.serve(stream, running) },
+            why = &mut lost, if pages_lost.is_none() => {
+                pages_lost = Some(why);
+                child.process.kill().map_err(own("kill the VMM"))?;
+            }
             _ = terminate.recv() => {
                 requested = true;
                 child.process.kill().map_err(own("kill the VMM"))?;
@@ -98,17 +106,21 @@ async fn keep(spec: &KeeperSpec) -> Result<ExitRecord, RunError> {
         }
     };
     let _ = tokio::time::timeout(limits::DRAIN, output.drain_all()).await;
+    if let Some(why) = &pages_lost {
+        output.errors.push(format!("{why}\n").as_bytes());
+    }
     let oom = cgroup::oom_kills(&spec.cgroups) > oom_kills_before;
     let console_tail = output.console.ring.tail(limits::TAIL_BYTES);
     let errors_tail = output.errors.tail(limits::TAIL_BYTES);
     let _ = tokio::time::timeout(limits::DRAIN, output.console.close()).await;
-    Ok(ExitRecord::new(exit.into(), cause(exit, requested, oom), console_tail, errors_tail))
+    Ok(ExitRecord::new(exit.into(), cause(exit, requested, pages_lost.is_some(), oom), console_tail, errors_tail))
 }
 
-fn cause(exit: Exit, requested: bool, oom: bool) -> Cause {
+fn cause(exit: Exit, requested: bool, pages_lost: bool, oom: bool) -> Cause {
     match exit {
         _ if requested => Cause::Requested,
         Exit::Code(0) => Cause::Finished,
+        Exit::Signal(signal) if signal == Signal::KILL.as_raw() && pages_lost => Cause::PagesLost,
         Exit::Signal(signal) if signal == Signal::KILL.as_raw() && oom => Cause::HostOom,
         _ => Cause::Crashed,
     }

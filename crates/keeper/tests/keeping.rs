@@ -26,6 +26,7 @@ fn spec(dir: &Path, script: &str) -> KeeperSpec {
         cgroups: Vec::new(),
         user: None,
         oom_score_adj: 0,
+        pager: None,
     }
 }
 

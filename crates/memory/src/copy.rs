@@ -98,7 +98,7 @@ fn pieces(run: Run) -> impl Iterator<Item = Run> {
 }
 
 /// Whether all bytes are zero; compares words so that it runs at memory speed.
-fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<64>();
     chunks.iter().all(|chunk| *chunk == [0; 64]) && rest.iter().all(|byte| *byte == 0)
 }

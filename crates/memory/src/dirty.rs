@@ -21,7 +21,7 @@ pub struct Run {
 
 impl Run {
     /// The page after the last.
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.first + self.pages
     }
 }

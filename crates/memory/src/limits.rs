@@ -1,5 +1,7 @@
 //! Bounds of this crate, all of them.
 
+use std::time::Duration;
+
 /// Longest `/proc/PID/maps` that is read. A line is about 100 bytes; a VMM has a few hundred mappings.
 pub const MAPS_BYTES: u64 = 4 << 20;
 
@@ -29,3 +31,28 @@ pub const PLACED_PAGES: u64 = 4096;
 /// Extents written into a memory file and its ancestors after which the next one is a full copy, not a reflink: by then the
 /// reflink takes longer.
 pub const FRAGMENTS: u64 = 8192;
+
+/// Most bytes of prefetched memory that a page server puts in place between two looks for faults: what a fault may have to
+/// wait for, some 0.1 ms.
+pub const SLICE_BYTES: u64 = 256 << 10;
+
+/// Buffers of [`COPY_BYTES`] between reading ahead and putting in place.
+pub const PREFETCH_BUFFERS: usize = 2;
+
+/// Times a failed read of guest memory is tried again.
+pub const SOURCE_RETRIES: u32 = 3;
+
+/// Pause before the first of these tries; it doubles from one to the next.
+pub const SOURCE_RETRY: Duration = Duration::from_millis(50);
+
+/// Longest such pause.
+pub const SOURCE_RETRY_MOST: Duration = Duration::from_millis(500);
+
+/// Pause before the next try where an address space is changing and the kernel has nothing to say about it yet.
+pub const CHANGING: Duration = Duration::from_millis(1);
+
+/// Runs kept of a working set; what is touched after them is brought with the rest.
+pub const WORKING_SET_RUNS: usize = 64 << 10;
+
+/// Longest working set file that is read: that many runs of the largest numbers.
+pub const WORKING_SET_BYTES: u64 = 2 << 20;

@@ -13,3 +13,4 @@ pub mod netconf;
 pub mod readiness;
 pub mod spawn;
 pub mod tap;
+pub mod uffd;

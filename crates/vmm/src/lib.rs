@@ -5,7 +5,7 @@
 //! Must never know: networks beyond the name of a TAP device, disks beyond the paths handed to it, who starts the
 //! process (it describes a [`Command`]; `keeper` runs it), how memory files come into being (`memory`).
 //!
-//! Every driver maps the memory file privately, so a guest's writes never reach it.
+//! Every driver maps a memory file privately, so a guest's writes never reach it.
 
 mod compatibility;
 mod control;
@@ -21,4 +21,4 @@ pub use compatibility::{Compatibility, Tier};
 pub use machine::{Control, Dirty, Machine, MachineError, Status, Trouble, Vmm};
 pub use program::ProgramError;
 pub use qmp::{Broken, QmpError};
-pub use spec::{BootSource, Command, Mac, MachineSpec, Nic, SpecError, Start};
+pub use spec::{BootSource, Command, Mac, MachineSpec, Memory, Nic, SpecError, Start};

@@ -24,6 +24,9 @@ pub const LINE_BYTES: u64 = 256 << 10;
 /// Longest answer of a VMM's HTTP API.
 pub const ANSWER_BYTES: usize = 64 << 10;
 
+/// Longest message about a machine's guest memory. A region takes some 150 bytes, and there are a few.
+pub const HANDSHAKE_BYTES: usize = 64 << 10;
+
 /// Events kept for a slow reader; older ones are lost to it.
 pub const EVENTS: usize = 64;
 

@@ -16,8 +16,8 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// Guest memory, a whole number of MiB; the length of `memory`.
     pub memory_bytes: u64,
-    /// Guest memory to begin with; mapped privately, never written.
-    pub memory: PathBuf,
+    /// Guest memory to begin with.
+    pub memory: Memory,
     /// Root disk, raw and writable: `/dev/vda`.
     pub root_disk: PathBuf,
     /// Kernel modules, raw and read-only: `/dev/vdb`.
@@ -26,6 +26,16 @@ pub struct MachineSpec {
     pub network: Option<Nic>,
     /// Directory of the VMM's sockets, private to this machine.
     pub runtime_dir: PathBuf,
+}
+
+/// Where guest memory comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Memory {
+    /// A file, mapped privately and never written.
+    File(PathBuf),
+    /// Whoever listens on this socket, which is named relative to the machine's directory, brings each page when it is touched.
+    /// For machines that load a state; Firecracker only.
+    Pager(PathBuf),
 }
 
 /// A network card on a TAP device that exists in the network namespace the VMM runs in.
@@ -118,6 +128,9 @@ pub enum SpecError {
     /// Not the name of a network device.
     #[error("{0:?} is not the name of a network device")]
     Tap(String),
+    /// QEMU.
+    #[error("QEMU takes guest memory from a file only")]
+    Pager,
     /// Not six bytes.
     #[error("{0:?} is not an Ethernet address")]
     Mac(String),

@@ -11,7 +11,7 @@ use memory::{Base, Draft, Generation, SaveReport, Seal};
 use sys::spawn::Spawn;
 use tokio::io::AsyncBufReadExt;
 use vmm::qemu::{Accelerator, Qemu};
-use vmm::{BootSource, Machine, MachineSpec, Start, Vmm};
+use vmm::{BootSource, Machine, MachineSpec, Memory, Start, Vmm};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -125,7 +125,7 @@ impl Host {
         let spec = MachineSpec {
             vcpus: 1,
             memory_bytes: base.memory_bytes(),
-            memory: base.memory_path(),
+            memory: Memory::File(base.memory_path()),
             root_disk,
             modules_disk: Some(self.artifacts.join("modules.img")),
             network: None,
@@ -216,5 +216,5 @@ fn keeper_program() -> &'static Path {
 }
 
 fn keeper_spec(dir: PathBuf, command: vmm::Command) -> KeeperSpec {
-    KeeperSpec { dir, command, network_namespace: None, cgroups: Vec::new(), user: None, oom_score_adj: 0 }
+    KeeperSpec { dir, command, network_namespace: None, cgroups: Vec::new(), user: None, oom_score_adj: 0, pager: None }
 }

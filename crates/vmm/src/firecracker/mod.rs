@@ -9,6 +9,7 @@ mod api;
 mod find;
 mod machine;
 mod requests;
+pub mod uffd;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

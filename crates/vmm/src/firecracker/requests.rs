@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::text;
-use crate::{BootSource, Mac, MachineSpec, SpecError};
+use crate::{BootSource, Mac, MachineSpec, Memory, SpecError};
 
 /// Name of the network card.
 pub(super) const NIC: &str = "eth0";
@@ -135,10 +135,14 @@ struct NetworkOverride<'a> {
 
 impl<'a> Load<'a> {
     pub(super) fn of(spec: &'a MachineSpec, state: &'a Path) -> Result<Self, SpecError> {
+        let (backend_type, backend_path) = match &spec.memory {
+            Memory::File(file) => ("File", file),
+            Memory::Pager(socket) => ("Uffd", socket),
+        };
         let overrides = spec.network.iter().map(|nic| NetworkOverride { iface_id: NIC, host_dev_name: &nic.tap });
         Ok(Self {
             snapshot_path: text(state)?,
-            mem_backend: MemoryBackend { backend_type: "File", backend_path: text(&spec.memory)? },
+            mem_backend: MemoryBackend { backend_type, backend_path: text(backend_path)? },
             track_dirty_pages: true,
             resume_vm: false,
             network_overrides: overrides.collect(),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Accelerator, MACHINE_TYPE, Qemu, SOCKET};
 use crate::spec::text;
-use crate::{BootSource, MachineSpec, SpecError, Start};
+use crate::{BootSource, MachineSpec, Memory, SpecError, Start};
 
 /// Places on the PCI bus are part of the saved state, so they do not depend on which devices exist.
 const NIC_SLOT: &str = "0x3";
@@ -82,11 +82,12 @@ fn accelerator(accelerator: Accelerator) -> String {
 /// `share=off` is `MAP_PRIVATE`. Before 8.2 a read-only file could back read-only guest memory only, so those
 /// open it for writing, and never write.
 fn memory(qemu: &Qemu, spec: &MachineSpec) -> Result<String, SpecError> {
+    let Memory::File(file) = &spec.memory else { return Err(SpecError::Pager) };
     let mut object = json!({
         "qom-type": "memory-backend-file",
         "id": "ram",
         "size": spec.memory_bytes,
-        "mem-path": text(&spec.memory)?,
+        "mem-path": text(file)?,
         "share": false,
     });
     if qemu.version >= super::Version(8, 2)
@@ -119,7 +120,7 @@ mod tests {
         MachineSpec {
             vcpus: 2,
             memory_bytes: 512 << 20,
-            memory: "/pool/a,b \"c\"/memory".into(),
+            memory: Memory::File("/pool/a,b \"c\"/memory".into()),
             root_disk: "/pool/disk,format=qcow2".into(),
             modules_disk: None,
             network: None,
@@ -163,6 +164,7 @@ mod tests {
             MachineSpec { memory_bytes: 4096, ..spec() },
             MachineSpec { memory_bytes: 0, ..spec() },
             MachineSpec { network: nic("tap0,script=/x"), ..spec() },
+            MachineSpec { memory: Memory::Pager("pager.sock".into()), ..spec() },
             MachineSpec { network: nic(""), ..spec() },
             MachineSpec { network: nic("sixteen-letters-"), ..spec() },
         ] {

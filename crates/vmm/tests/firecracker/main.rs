@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use sys::spawn::{Process, Spawn, Stream};
 use tempfile::TempDir;
 use vmm::firecracker::Firecracker;
-use vmm::{BootSource, Dirty, Machine, MachineSpec, Start, Status, Trouble, Vmm};
+use vmm::{BootSource, Dirty, Machine, MachineSpec, Memory, Start, Status, Trouble, Vmm};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -68,7 +68,7 @@ impl Vm {
         let spec = MachineSpec {
             vcpus: 1,
             memory_bytes: MEMORY_BYTES,
-            memory: memory.to_owned(),
+            memory: Memory::File(memory.to_owned()),
             root_disk: disk,
             modules_disk: None,
             network: None,

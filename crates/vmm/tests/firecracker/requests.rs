@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use vmm::firecracker::Firecracker;
-use vmm::{BootSource, Mac, MachineSpec, Nic, Status, Vmm};
+use vmm::{BootSource, Mac, MachineSpec, Memory, Nic, Status, Vmm};
 
 use super::Result;
 
@@ -70,7 +70,7 @@ async fn requests_are_as_written_down() -> Result {
     let spec = MachineSpec {
         vcpus: 2,
         memory_bytes: 512 << 20,
-        memory: "/pool/generation/memory".into(),
+        memory: Memory::File("/pool/generation/memory".into()),
         root_disk: "/pool/vm/disk".into(),
         modules_disk: Some("/pool/modules".into()),
         network: Some(Nic { tap: "tap0".to_owned(), mac: Mac([2, 0xfc, 0, 0, 0, 5]) }),
@@ -88,6 +88,8 @@ async fn requests_are_as_written_down() -> Result {
     machine.save(Path::new("/new/state"), Path::new("/new/memory")).await?;
     machine.save(Path::new("/new/state"), Path::new("/new/memory")).await?;
     machine.load(&spec, Path::new("/pool/generation/state")).await?;
+    let paged = MachineSpec { memory: Memory::Pager("pager.sock".into()), ..spec.clone() };
+    machine.load(&paged, Path::new("/pool/generation/state")).await?;
     machine.resume().await?;
     assert_eq!(std::fs::read_link(dir.path().join("root"))?, spec.root_disk);
     server.abort();

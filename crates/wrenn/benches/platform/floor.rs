@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sys::spawn::{Process, Spawn, Stream};
 use vmm::qemu::{Accelerator, Qemu};
-use vmm::{Dirty, Mac, Machine, MachineSpec, Nic, Start, Vmm};
+use vmm::{Dirty, Mac, Machine, MachineSpec, Memory, Nic, Start, Vmm};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -117,7 +117,7 @@ impl Floor {
         let spec = MachineSpec {
             vcpus: 1,
             memory_bytes: generation.manifest().memory_bytes,
-            memory: generation.memory_path(),
+            memory: Memory::File(generation.memory_path()),
             root_disk: root_disk.clone(),
             modules_disk: Some(self.modules.clone()),
             network: Some(Nic { tap: network::TAP.to_owned(), mac: Mac(network::GUEST_MAC) }),

@@ -1,0 +1,366 @@
+//! VMMs whose memory a keeper brings page by page: a small program in a VMM's place and, where there is a Firecracker
+//! (`WRENN_FIRECRACKER` or in `PATH`) and a `/dev/kvm`, a guest that finds out if a byte of it is wrong.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../../vmm/tests/firecracker/guest.rs"]
+mod guest;
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use keeper::{Cause, End, Keeper, KeeperSpec, PAGER, PagerSpec};
+use memory::pager::{MemoryFile, Pager, PagerError, Region, Source};
+use tempfile::TempDir;
+use tokio::io::AsyncBufReadExt as _;
+use tokio::io::{BufReader, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::OnceCell;
+use vmm::firecracker::Firecracker;
+use vmm::{BootSource, Machine, MachineSpec, Memory, Start, Status, Vmm};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The emulated kernel mode of some clouds runs a guest at a hundredth of its speed.
+const PATIENCE: Duration = Duration::from_mins(2);
+const MEMORY_BYTES: u64 = 64 << 20;
+
+/// Whether it has been said that there is none.
+static SAID: Once = Once::new();
+
+/// The Firecracker to test with; none when this machine has none or it cannot run guests, which is said.
+fn firecracker() -> Result<Option<Firecracker>> {
+    let program = std::env::var_os("WRENN_FIRECRACKER").map(PathBuf::from);
+    let wanted = program.is_some();
+    let missing = match Firecracker::find(program.as_deref()) {
+        Ok(found) if File::options().read(true).write(true).open("/dev/kvm").is_ok() => return Ok(Some(found)),
+        Ok(_) => "/dev/kvm does not open".into(),
+        Err(error) if wanted => return Err(error.into()),
+        Err(error) => error.to_string(),
+    };
+    // Past the test harness, which hides what passing tests print.
+    SAID.call_once(|| {
+        let _ = writeln!(
+            io::stderr(),
+            "not run with a real Firecracker: {missing}; a program in its place is brought its memory all the same"
+        );
+    });
+    Ok(None)
+}
+
+/// A Firecracker under a keeper.
+struct Vm {
+    keeper: Keeper,
+    machine: Box<dyn Machine>,
+    spec: MachineSpec,
+    console: BufReader<UnixStream>,
+    dir: TempDir,
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.keeper.request_end();
+    }
+}
+
+impl Vm {
+    async fn start(firecracker: &Firecracker, memory: Memory, pager: Option<PagerSpec>, start: &Start) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let disk = dir.path().join("disk.raw");
+        File::create(&disk)?.set_len(1 << 20)?;
+        let spec = MachineSpec {
+            vcpus: 1,
+            memory_bytes: MEMORY_BYTES,
+            memory,
+            root_disk: disk,
+            modules_disk: None,
+            network: None,
+            runtime_dir: dir.path().to_owned(),
+        };
+        let command = firecracker.command(&spec, start)?;
+        let keeper = keeper::launch(program(), &keeper_spec(dir.path(), command, pager)).await?;
+        let console = keeper::console(dir.path()).await?.output;
+        let machine = firecracker.connect(dir.path(), PATIENCE).await?;
+        Ok(Self { keeper, machine, spec, console, dir })
+    }
+
+    /// One whose memory the keeper brings from `memory`.
+    async fn paged(firecracker: &Firecracker, memory: &Path, working_set: Option<PathBuf>) -> Result<Self> {
+        let pager = PagerSpec { memory: memory.to_owned(), working_set };
+        Self::start(firecracker, Memory::Pager(PAGER.into()), Some(pager), &Start::Load).await
+    }
+
+    /// Waits until it has said so many rounds; answers how many.
+    async fn reaches(&mut self, rounds: u64) -> Result<u64> {
+        let reach = async {
+            let mut said = 0;
+            while said < rounds {
+                let mut line = String::new();
+                if self.console.read_line(&mut line).await? == 0 {
+                    return Err(format!("its console ended after {said} rounds").into());
+                }
+                said = said.max(guest::rounds_said(&line)?);
+            }
+            Ok(said)
+        };
+        tokio::time::timeout(PATIENCE, reach).await?
+    }
+
+    async fn saved(&self, dir: &Path, base: Option<&Path>) -> Result<Saved> {
+        self.machine.pause().await?;
+        let saved = Saved { state: dir.join("state"), memory: dir.join("memory") };
+        match base {
+            Some(base) => drop(fs::copy(base, &saved.memory)?),
+            None => File::create(&saved.memory)?.set_len(MEMORY_BYTES)?,
+        }
+        self.machine.save(&saved.state, &saved.memory).await?;
+        Ok(saved)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Saved {
+    state: PathBuf,
+    memory: PathBuf,
+}
+
+impl Saved {
+    fn rounds(&self) -> Result<u64> {
+        Ok(guest::rounds_in(&fs::read(&self.memory)?)?)
+    }
+}
+
+/// A machine that has run for a while, saved; the same for all tests.
+async fn base(firecracker: &Firecracker) -> Result<&'static Saved> {
+    static BASE: OnceCell<(TempDir, Saved)> = OnceCell::const_new();
+    let make = async || -> Result<_> {
+        let dir = tempfile::tempdir()?;
+        let (kernel, initramfs) = (dir.path().join("guest"), dir.path().join("initramfs"));
+        guest::write(&kernel)?;
+        fs::write(&initramfs, [0; 4096])?;
+        let source = BootSource { kernel, initramfs, cmdline: "console=ttyS0".to_owned() };
+        let start = Start::Boot(source.clone());
+        let mut vm = Vm::start(firecracker, Memory::File("/".into()), None, &start).await?;
+        vm.machine.boot(&vm.spec, &source).await?;
+        vm.reaches(70).await?;
+        let saved = vm.saved(dir.path(), None).await?;
+        vm.keeper.kill().await?;
+        Ok((dir, saved))
+    };
+    Ok(&BASE.get_or_try_init(make).await?.1)
+}
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_wrenn-keeper"))
+}
+
+fn keeper_spec(dir: &Path, command: vmm::Command, pager: Option<PagerSpec>) -> KeeperSpec {
+    KeeperSpec {
+        dir: dir.to_owned(),
+        command,
+        network_namespace: None,
+        cgroups: Vec::new(),
+        user: None,
+        oom_score_adj: 0,
+        pager,
+    }
+}
+
+/// Does what Firecracker does with a pager: its argument is the message and the descriptors, in Python. As in `ioctl_userfaultfd(2)`.
+const STAND_IN: &str = r"
+import array, ctypes, fcntl, json, mmap, os, socket, struct, sys, time
+size = 8 << 20
+fd = ctypes.CDLL(None).syscall(323, os.O_CLOEXEC | os.O_NONBLOCK)
+fcntl.ioctl(fd, 0xC018AA3F, struct.pack('QQQ', 0xAA, 8, 0))
+memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+fcntl.ioctl(fd, 0xC020AA00, struct.pack('QQQQ', base, size, 1, 0))
+while not os.path.exists('go'):
+    time.sleep(0.01)
+pager = socket.socket(socket.AF_UNIX)
+pager.connect('pager.sock')
+region = {'base_host_virt_addr': base, 'size': size, 'offset': 0, 'page_size': 4096, 'page_size_kib': 4096}
+message, fds = eval(sys.argv[1])
+pager.sendmsg([json.dumps(message).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', fds))])
+sum(memory[at] for at in range(0, size, 4096))
+print('same' if memory[:] == open('memory', 'rb').read() else 'different')
+";
+
+#[tokio::test]
+async fn a_keeper_brings_the_memory_or_ends_the_vmm_with_the_reason() -> Result {
+    let whole: Vec<u8> =
+        (0_u32..8 << 20).map(|at| if at >> 19 == 3 { 0 } else { (at >> 8 ^ at).to_le_bytes()[0] }).collect();
+    let same = (End::Code(0), Cause::Finished, "same\n");
+    let lost = |why| (End::Signal(9), Cause::PagesLost, why);
+    for (message, bytes_left, (end, cause, said)) in [
+        ("([region], [fd])", whole.len(), same),
+        ("([region], [fd])", 5 << 20, lost("cannot read guest memory at offset 0x500000: failed to fill whole buffer")),
+        ("([dict(region, offset=4096)], [fd])", whole.len(), lost("is not within the memory file")),
+        ("([region], [])", whole.len(), lost("without exactly one userfaultfd")),
+        ("([region], [0])", whole.len(), lost("without exactly one userfaultfd")),
+        ("({}, [fd])", whole.len(), lost("is not understood")),
+    ] {
+        let dir = tempfile::tempdir()?;
+        let memory = dir.path().join("memory");
+        fs::write(&memory, &whole)?;
+        let args = ["-c", STAND_IN, message].map(str::to_owned).into();
+        let command = vmm::Command { program: "python3".into(), args, cwd: dir.path().to_owned() };
+        let pager = PagerSpec { memory: memory.clone(), working_set: None };
+        let keeper = keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await?;
+        File::options().write(true).open(&memory)?.set_len(bytes_left as u64)?;
+        fs::write(dir.path().join("go"), [])?;
+        let exit = tokio::time::timeout(PATIENCE, keeper.wait_exit()).await??;
+        assert_eq!((exit.end, exit.cause), (end, cause), "{message}: {exit:?}");
+        let tail = if cause == Cause::PagesLost { exit.errors_tail } else { exit.console_tail };
+        assert!(tail.contains(said), "{message}: {tail}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_keeper_without_its_memory_file_does_not_start() -> Result {
+    let dir = tempfile::tempdir()?;
+    let command = vmm::Command { program: "/bin/true".into(), args: Vec::new(), cwd: dir.path().to_owned() };
+    let pager = PagerSpec { memory: dir.path().join("missing"), working_set: None };
+    let error =
+        keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await.err().ok_or("it did")?;
+    assert!(error.to_string().contains("cannot offer guest memory"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_goes_on_with_pages_brought_to_it() -> Result {
+    let Some(firecracker) = firecracker()? else { return Ok(()) };
+    let base = base(&firecracker).await?;
+    let rounds = base.rounds()?;
+    let dir = tempfile::tempdir()?;
+    // The counter and its pages, another machine's, and none that can be read.
+    for (name, working_set) in [("first", "[[1024,66],[256,1]]"), ("other", "[[9999999,5]]"), ("bad", "[[")] {
+        let path = dir.path().join(name);
+        fs::write(&path, working_set)?;
+        let mut vm = Vm::paged(&firecracker, &base.memory, Some(path)).await?;
+        vm.machine.load(&vm.spec, &base.state).await?;
+        assert_eq!(vm.machine.status().await?, Status::Paused);
+        vm.machine.resume().await?;
+        vm.reaches(rounds + 70).await?;
+        // What it wrote is over what was brought, and what it was brought is whole.
+        let saved = vm.saved(vm.dir.path(), Some(&base.memory)).await?;
+        assert!(saved.rounds()? >= rounds + 70);
+        let exit = vm.keeper.kill().await?;
+        assert_eq!((exit.end, exit.cause), (End::Signal(9), Cause::Requested));
+        let log = fs::read_to_string(vm.dir.path().join("keeper.log"))?;
+        assert_eq!(log.contains("working set"), name == "bad", "{log}");
+    }
+    assert_eq!(base.rounds()?, rounds);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_whose_pages_are_lost_ends_with_the_reason() -> Result {
+    let Some(firecracker) = firecracker()? else { return Ok(()) };
+    let base = base(&firecracker).await?;
+    let dir = tempfile::tempdir()?;
+    let memory = dir.path().join("memory");
+    fs::copy(&base.memory, &memory)?;
+    let vm = Vm::paged(&firecracker, &memory, None).await?;
+    // Nothing is left of it but its name.
+    File::options().write(true).open(&memory)?.set_len(0)?;
+    let run = async {
+        vm.machine.load(&vm.spec, &base.state).await?;
+        vm.machine.resume().await
+    };
+    let (_, exit) = tokio::time::timeout(PATIENCE, async { tokio::join!(run, vm.keeper.wait_exit()) }).await?;
+    let exit = exit?;
+    assert_eq!((exit.end, exit.cause), (End::Signal(9), Cause::PagesLost));
+    let said = exit.errors_tail.lines().last().unwrap_or_default();
+    assert!(said.starts_with("cannot read guest memory at offset 0x"), "{said}");
+    assert!(said.ends_with("failed to fill whole buffer"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_ends_with_its_pager() -> Result {
+    let Some(firecracker) = firecracker()? else { return Ok(()) };
+    let base = base(&firecracker).await?;
+    let vm = Vm::paged(&firecracker, &base.memory, None).await?;
+    vm.machine.load(&vm.spec, &base.state).await?;
+    vm.machine.resume().await?;
+    let pid = |pid: u32| rustix::process::Pid::from_raw(pid.cast_signed()).ok_or("no pid");
+    let running = vm.keeper.running();
+    let pidfd = rustix::process::pidfd_open(pid(running.vmm_pid)?, rustix::process::PidfdFlags::NONBLOCK)?;
+    rustix::process::kill_process(pid(running.keeper_pid)?, rustix::process::Signal::KILL)?;
+    assert_eq!(vm.keeper.wait_exit().await?.cause, Cause::KeeperLost);
+    let end = sys::readiness::watch(pidfd, Interest::READABLE)?;
+    let _ended = tokio::time::timeout(PATIENCE, end.readable()).await??;
+    Ok(())
+}
+
+/// A memory file that is slow and fails now and then, and cannot be read ahead while a test holds the other end.
+struct Troubled {
+    file: MemoryFile,
+    reads: AtomicU64,
+    ahead: Mutex<Receiver<()>>,
+}
+
+impl Source for Troubled {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if buffer.len() > 4096 {
+            let _ = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        if self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(8) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        self.file.read(offset, buffer)
+    }
+}
+
+#[tokio::test]
+async fn a_slow_source_that_heals_slows_a_machine_and_nothing_else() -> Result {
+    let Some(firecracker) = firecracker()? else { return Ok(()) };
+    let base = base(&firecracker).await?;
+    let mut vm = Vm::start(&firecracker, Memory::Pager("test.sock".into()), None, &Start::Load).await?;
+    let listener = UnixListener::bind(vm.dir.path().join("test.sock"))?;
+    let pager = Arc::new(Pager::recording()?);
+    let (hold, ahead) = channel();
+    let source = Troubled { file: MemoryFile::open(&base.memory)?, reads: AtomicU64::new(0), ahead: Mutex::new(ahead) };
+    let served = tokio::spawn(serve(listener, pager.clone(), source));
+    vm.machine.load(&vm.spec, &base.state).await?;
+    vm.machine.resume().await?;
+    let rounds = base.rounds()?;
+    vm.reaches(rounds + 5).await?;
+    let touched = pager.ready().ok_or("nothing was recorded")?;
+    let listed: Vec<u64> = touched.runs().iter().flat_map(|run| run.first..run.first + run.pages).collect();
+    // The program and its counter.
+    assert!(listed.contains(&0x100) && listed.contains(&0x400), "{listed:x?}");
+    vm.reaches(rounds + 70).await?;
+    // The machine goes before the rest came: nothing to complain about.
+    vm.keeper.kill().await?;
+    drop(hold);
+    Ok(tokio::time::timeout(PATIENCE, served).await????)
+}
+
+type Served = std::result::Result<(), PagerError>;
+
+async fn serve(listener: UnixListener, pager: Arc<Pager>, source: Troubled) -> Result<Served> {
+    let stream = listener.accept().await?.0.into_std()?;
+    stream.set_nonblocking(false)?;
+    let serve = tokio::task::spawn_blocking(move || -> Result<Served> {
+        let (uffd, regions) = vmm::firecracker::uffd::receive(&stream, MEMORY_BYTES, PATIENCE)?;
+        let region = |region: &vmm::firecracker::uffd::Region| Region {
+            address: region.address,
+            bytes: region.bytes,
+            offset: region.offset,
+        };
+        let regions: Vec<Region> = regions.iter().map(region).collect();
+        let source: Arc<dyn Source> = Arc::new(source);
+        Ok(pager.serve(&uffd, &regions, &source))
+    });
+    serve.await?
+}
