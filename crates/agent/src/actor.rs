@@ -9,7 +9,7 @@ use crate::shared::{Shared, View, now_ms};
 use crate::vm::{Standstill, Vm};
 use crate::{limits, registry::Registry};
 use hostlink::SandboxEvent;
-use lifecycle::agent::{Command, Effect, Event, Left, Machine, Operation, Report, Verdict};
+use lifecycle::agent::{Command, Effect, Event, Left, Loss, Machine, Operation, Report, Verdict};
 use model::{CapsuleStatus, EndReason, Lifetime};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -269,7 +269,7 @@ impl Actor {
     }
 
     async fn vm_exited(&mut self, why: EndReason) {
-        let (_, effects) = self.machine.on(&Event::VmExited(why));
+        let (_, effects) = self.machine.on(&Event::VmExited(self.loss(why)));
         self.record.reason = self.machine.reason().cloned();
         if let Some(vm) = self.vm.take() {
             vm.end(&self.host).await;
@@ -311,7 +311,7 @@ impl Actor {
         let event = match (&outcome.result, &outcome.vm) {
             (Ok(_), _) => Event::Done,
             (Err(_), Ok(_)) => Event::Failed(Left::Vm),
-            (Err(_), Err(why)) => Event::Failed(Left::Nothing(why.clone())),
+            (Err(_), Err(why)) => Event::Failed(Left::Nothing(self.loss(why.clone()))),
         };
         self.vm = outcome.vm.ok();
         let (_, effects) = self.machine.on(&event);
@@ -332,7 +332,7 @@ impl Actor {
             Err(failure) => {
                 tracing::warn!(capsule = %self.record.id, ?operation, %failure, "operation failed");
                 self.never_ran = operation == Operation::Create;
-                if self.machine.status() == CapsuleStatus::Error && !self.never_ran && operation != Operation::Destroy {
+                if operation == Operation::Pause && self.vm.is_none() {
                     self.lose().await;
                 }
                 self.retry_at = Instant::now() + limits::LIFETIME_RETRY;
@@ -350,11 +350,16 @@ impl Actor {
         }
     }
 
-    /// Its VM is gone and nothing of it can come back.
+    fn loss(&self, reason: EndReason) -> Loss {
+        Loss { reason, saved_before: matches!(self.record.without_vm(), Place::Paused { .. }) }
+    }
+
+    /// Its VM is gone without having been saved.
     async fn lose(&mut self) {
-        let old = std::mem::replace(&mut self.record.place, Place::Lost);
+        let place = self.record.without_vm();
+        let old = std::mem::replace(&mut self.record.place, place);
         match self.save().await {
-            Ok(()) => operations::free(&self.host, &old, &Place::Lost),
+            Ok(()) => operations::free(&self.host, &old, &self.record.place),
             Err(failure) => tracing::error!(capsule = %self.record.id, %failure, "a restart would find an old record"),
         }
     }

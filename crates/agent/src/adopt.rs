@@ -126,7 +126,7 @@ async fn attach(host: &Arc<Host>, record: &mut Record, vm: Uuid, slot: Option<Sl
 
 /// Its VM ended while no agent was there.
 fn lose(host: &Host, record: &mut Record, reason: EndReason) {
-    record.place = Place::Lost;
+    record.place = record.without_vm();
     let event = SandboxEvent {
         id: Uuid::now_v7(),
         sandbox_id: record.id.to_string(),

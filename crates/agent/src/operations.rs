@@ -81,7 +81,7 @@ async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> 
         Ok(vm) => vm,
         Err(failure) => return not_started(failure),
     };
-    let place = vm.place();
+    let place = vm.place(matches!(record.place, Place::Paused { .. }));
     points::pass(host, "start.woken").await;
     match save(host, Record { place: place.clone(), reason: None, ..record.clone() }).await {
         Ok(()) => {

@@ -49,6 +49,9 @@ pub enum Place {
         slot: u16,
         /// The generation its memory is a private map of; none after a boot.
         base: Option<Uuid>,
+        /// It was resumed from this generation, which is nobody else's.
+        #[serde(default)]
+        resumed: bool,
     },
     /// In this generation.
     Paused {
@@ -94,6 +97,14 @@ impl Record {
             Place::Running { .. } => CapsuleStatus::Running,
             Place::Paused { .. } => CapsuleStatus::Paused,
             Place::Lost => CapsuleStatus::Error,
+        }
+    }
+
+    /// Where it is once its VM is gone without having been saved: back where it was last resumed from, if it was.
+    pub fn without_vm(&self) -> Place {
+        match self.place {
+            Place::Running { base: Some(generation), resumed: true, .. } => Place::Paused { generation },
+            _ => Place::Lost,
         }
     }
 }
@@ -192,7 +203,8 @@ mod tests {
     fn records_survive_and_damaged_ones_are_left_alone() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
         let records = Records::open(dir.path().join("capsules"))?;
-        let running = record(Place::Running { vm: Uuid::from_u128(7), slot: 3, base: Some(Uuid::nil()) });
+        let running =
+            record(Place::Running { vm: Uuid::from_u128(7), slot: 3, base: Some(Uuid::nil()), resumed: true });
         let mut paused = record(Place::Paused { generation: Uuid::from_u128(8) });
         records.save(&running)?;
         records.save(&paused)?;

@@ -191,13 +191,13 @@ impl Vm {
         spec(host, &self.class, &self.base, self.id)
     }
 
-    /// Where a capsule in this VM is.
-    pub fn place(&self) -> Place {
+    /// Where a capsule in this VM is, which was resumed into it or began in it.
+    pub fn place(&self, resumed: bool) -> Place {
         let base = match &self.base {
             Base::Generation(generation) => Some(generation.id()),
             Base::Zero { .. } => None,
         };
-        Place::Running { vm: self.id, slot: self.slot.index(), base }
+        Place::Running { vm: self.id, slot: self.slot.index(), base, resumed }
     }
 
     /// Handles on its guest.

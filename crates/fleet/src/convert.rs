@@ -93,6 +93,8 @@ pub(crate) fn happened(event: &SandboxEvent) -> Option<Event> {
     match event.event.as_str() {
         "sandbox.auto_paused" => Some(Event::Seen(Seen::Paused(Some(why(EndReason::Ttl))))),
         "sandbox.auto_killed" => Some(Event::Unknown(why(EndReason::Ttl))),
+        // It went back to what was saved before.
+        "sandbox.crashed" if event.status == "paused" => Some(Event::Seen(Seen::Paused(Some(why(EndReason::VmCrash))))),
         "sandbox.crashed" => Some(Event::Seen(Seen::Dead(why(EndReason::VmCrash)))),
         _ => None,
     }

@@ -9,7 +9,7 @@ use chrono::Utc;
 use connectrpc::client::CallOptions;
 use connectrpc::{ConnectError, ErrorCode};
 use hostlink::AgentLink;
-use lifecycle::server::{Event, Failure, Operation, Seen};
+use lifecycle::server::{Event, Failure, Left, Operation, Seen};
 use model::{Capsule, EndReason};
 use proto::hostagent::v1 as wire;
 use std::time::Duration;
@@ -127,7 +127,7 @@ async fn create(link: &AgentLink, capsule: &Capsule, snapshot: Option<Uuid>) -> 
     match answer {
         Ok(answer) => done(Operation::Create, answer.into_owned().sandbox.into_option()),
         Err(error) if is_open(&error) => Tried::Open(error),
-        Err(error) => failed(Operation::Create, start_failed(&error), false),
+        Err(error) => failed(Operation::Create, start_failed(&error), Left::Nothing),
     }
 }
 
@@ -141,26 +141,34 @@ async fn resume(link: &AgentLink, capsule: &Capsule, discard_memory: bool) -> Tr
     match link.rpc().resume_sandbox_with_options(request, within(START_CALL)).await {
         Ok(answer) => done(Operation::Resume, answer.into_owned().sandbox.into_option()),
         Err(error) if is_open(&error) => Tried::Open(error),
-        Err(error) => failed(Operation::Resume, start_failed(&error), false),
+        Err(error) => failed(Operation::Resume, start_failed(&error), Left::Saved),
     }
 }
 
 async fn pause(link: &AgentLink, capsule: &Capsule) -> Tried {
     let request = wire::PauseSandboxRequest { sandbox_id: capsule.id.to_string(), ..Default::default() };
     let error = match link.rpc().pause_sandbox_with_options(request, within(PAUSE_CALL)).await {
-        Ok(_) => return done(Operation::Pause, None),
+        Ok(answer) => return paused(answer.into_owned().sandbox.as_option().map(convert::seen)),
         Err(error) if is_open(&error) => return Tried::Open(error),
         Err(error) => error,
     };
     tracing::warn!(capsule = %capsule.id, %error, "pause failed");
     match look(link, capsule).await {
-        Ok(Some(Seen::Running)) => failed(Operation::Pause, EndReason::VmCrash, true),
-        // Its lifetime ended it first.
-        Ok(Some(Seen::Paused(_))) => done(Operation::Pause, None),
-        Ok(Some(Seen::Dead(reason))) => failed(Operation::Pause, reason, false),
-        Ok(None) => failed(Operation::Pause, EndReason::VmCrash, false),
+        Ok(Some(Seen::Running)) => failed(Operation::Pause, EndReason::VmCrash, Left::Vm),
+        Ok(Some(Seen::Dead(reason))) => failed(Operation::Pause, reason, Left::Nothing),
+        Ok(None) => failed(Operation::Pause, EndReason::VmCrash, Left::Nothing),
+        Ok(seen @ Some(Seen::Paused(_))) => paused(seen),
         Ok(Some(Seen::Busy)) => Tried::Open(error),
         Err(unanswered) => Tried::Open(unanswered),
+    }
+}
+
+/// Of a capsule that is paused: as asked, or by its lifetime first, or because its VM was lost and it went back to what was
+/// saved before.
+fn paused(seen: Option<Seen>) -> Tried {
+    match seen {
+        Some(Seen::Paused(Some(reason))) if reason.is_loss() => failed(Operation::Pause, reason, Left::Saved),
+        _ => done(Operation::Pause, None),
     }
 }
 
@@ -195,8 +203,8 @@ fn done(operation: Operation, sandbox: Option<wire::Sandbox>) -> Tried {
     Tried::Known(Event::Done(operation), Change { facts, ..Change::default() })
 }
 
-fn failed(operation: Operation, reason: EndReason, alive: bool) -> Tried {
-    Tried::Known(Event::Failed(operation, Failure { reason, alive }), Change::default())
+fn failed(operation: Operation, reason: EndReason, left: Left) -> Tried {
+    Tried::Known(Event::Failed(operation, Failure { reason, left }), Change::default())
 }
 
 fn start_failed(error: &ConnectError) -> EndReason {

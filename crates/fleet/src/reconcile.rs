@@ -5,7 +5,7 @@
 
 use crate::apply::unsigned_ms;
 use crate::hosts::Known;
-use crate::{Fleet, coalesce, convert};
+use crate::{Fleet, Until, coalesce, convert};
 use chrono::{DateTime, Utc};
 use connectrpc::client::CallOptions;
 use hostlink::{AgentLink, SandboxEvent};
@@ -24,6 +24,8 @@ const PERIOD: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(2);
 /// After this long without an answer a host counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(90);
+/// How long an operation may take before news that came meanwhile are left to the next look.
+const SETTLE: Duration = Duration::from_mins(10);
 /// Limit of one question.
 const CALL: Duration = Duration::from_secs(15);
 
@@ -146,8 +148,23 @@ impl Fleet {
             }
             return Ok(());
         }
+        if capsule.status.is_transient() {
+            self.look_once_settled(capsule);
+            return Ok(());
+        }
         self.apply_again(capsule, &meaning, None, Change::default()).await?;
         Ok(())
+    }
+
+    /// News of a capsule that an operation is under way at: how it is shows once that has ended.
+    fn look_once_settled(&self, capsule: Capsule) {
+        let fleet = self.clone();
+        self.spawn(async move {
+            let settled = fleet.wait(capsule.id, Until::Settled, SETTLE).await;
+            if let (Ok(_), Some(known)) = (settled, fleet.hosts_known().get(capsule.host)) {
+                known.look.notify_one();
+            }
+        });
     }
 }
 

@@ -42,7 +42,23 @@ pub enum Event {
     /// The running operation failed.
     Failed(Left),
     /// The VMM ended without being asked to.
-    VmExited(EndReason),
+    VmExited(Loss),
+}
+
+/// A VM that is gone without having been saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// Why.
+    pub reason: EndReason,
+    /// What the capsule was resumed from is still there, and it goes back to that.
+    pub saved_before: bool,
+}
+
+impl Loss {
+    /// Where the capsule is then.
+    fn leads_to(&self) -> CapsuleStatus {
+        if self.saved_before { CapsuleStatus::Paused } else { CapsuleStatus::Error }
+    }
 }
 
 /// What a failed operation leaves.
@@ -50,8 +66,8 @@ pub enum Event {
 pub enum Left {
     /// Its VM runs on: most often so after a failed pause.
     Vm,
-    /// No VM, for this reason.
-    Nothing(EndReason),
+    /// No VM.
+    Nothing(Loss),
 }
 
 /// A capsule on its host.
@@ -138,7 +154,7 @@ impl Machine {
             Event::LifetimeEnded(_) => (Verdict::Refused, vec![]),
             Event::Done => (Verdict::Reached, self.done()),
             Event::Failed(left) => (Verdict::Refused, self.failed(left)),
-            Event::VmExited(why) => (Verdict::Reached, self.vm_exited(why)),
+            Event::VmExited(loss) => (Verdict::Reached, self.vm_exited(loss)),
         }
     }
 
@@ -206,7 +222,8 @@ impl Machine {
         let (status, reason) = match (self.status, left) {
             (S::Resuming, _) => (S::Paused, before),
             (S::Pausing, Left::Vm) => (S::Running, None),
-            (S::Starting | S::Pausing, Left::Nothing(why)) => (S::Error, Some(why.clone())),
+            (S::Starting, Left::Nothing(loss)) => (S::Error, Some(loss.reason.clone())),
+            (S::Pausing, Left::Nothing(loss)) => (loss.leads_to(), Some(loss.reason.clone())),
             // Freeing, too, is repeated by whoever still wants it gone.
             (S::Starting | S::Stopping, _) => (S::Error, before),
             (other, _) => (other, before),
@@ -215,16 +232,16 @@ impl Machine {
         if !self.destroy_next {
             self.reason = reason;
         }
-        self.then((unasked && status == S::Error).then_some(Report::Crashed))
+        self.then((unasked && !matches!(left, Left::Vm)).then_some(Report::Crashed))
     }
 
-    fn vm_exited(&mut self, why: &EndReason) -> Vec<Effect> {
+    fn vm_exited(&mut self, loss: &Loss) -> Vec<Effect> {
         if self.status != CapsuleStatus::Running {
             // The operation under way meets the dead VM by itself.
             return vec![];
         }
-        self.status = CapsuleStatus::Error;
-        self.reason = Some(why.clone());
+        self.status = loss.leads_to();
+        self.reason = Some(loss.reason.clone());
         self.then(Some(Report::Crashed))
     }
 
@@ -243,6 +260,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn lost(saved_before: bool) -> Loss {
+        Loss { reason: EndReason::VmCrash, saved_before }
+    }
+
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             Just(Event::Command(Command::Pause)),
@@ -252,8 +273,8 @@ mod tests {
             Just(Event::LifetimeEnded(AtEnd::Kill)),
             Just(Event::Done),
             Just(Event::Failed(Left::Vm)),
-            Just(Event::Failed(Left::Nothing(EndReason::VmCrash))),
-            Just(Event::VmExited(EndReason::VmCrash)),
+            any::<bool>().prop_map(|saved_before| Event::Failed(Left::Nothing(lost(saved_before)))),
+            any::<bool>().prop_map(|saved_before| Event::VmExited(lost(saved_before))),
         ]
     }
 
@@ -299,9 +320,11 @@ mod tests {
         machine.on(&Event::LifetimeEnded(AtEnd::Pause));
         assert_eq!(machine.on(&Event::Done).1, [Effect::Report(Report::AutoPaused)]);
         assert_eq!(machine.reason(), Some(&EndReason::Ttl));
-        let mut machine = Machine::at(CapsuleStatus::Running);
-        assert_eq!(machine.on(&Event::VmExited(EndReason::VmCrash)).1, [Effect::Report(Report::Crashed)]);
-        assert_eq!(machine.status(), CapsuleStatus::Error);
+        for (saved_before, status) in [(false, CapsuleStatus::Error), (true, CapsuleStatus::Paused)] {
+            let mut machine = Machine::at(CapsuleStatus::Running);
+            assert_eq!(machine.on(&Event::VmExited(lost(saved_before))).1, [Effect::Report(Report::Crashed)]);
+            assert_eq!((machine.status(), machine.reason()), (status, Some(&EndReason::VmCrash)));
+        }
     }
 
     #[test]
@@ -314,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_the_reason_that_counts() {
-        let died = Event::Failed(Left::Nothing(EndReason::HostOom));
+        let died = Event::Failed(Left::Nothing(Loss { reason: EndReason::HostOom, saved_before: false }));
         let mut machine = Machine::at(CapsuleStatus::Running);
         machine.on(&Event::Command(Command::Pause));
         assert_eq!(machine.on(&died).1, []);

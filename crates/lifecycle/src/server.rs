@@ -105,8 +105,19 @@ pub enum Event {
 pub struct Failure {
     /// Why.
     pub reason: EndReason,
-    /// The VM still answers.
-    pub alive: bool,
+    /// What of the capsule.
+    pub left: Left,
+}
+
+/// What a failed operation leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Its VM, which still answers.
+    Vm,
+    /// What it was last resumed from.
+    Saved,
+    /// Nothing.
+    Nothing,
 }
 
 /// A host's view of a capsule.
@@ -212,7 +223,8 @@ fn done(operation: Operation) -> Step {
 fn failed(operation: Operation, failure: &Failure) -> Step {
     let reason = failure.reason.clone();
     match operation {
-        Operation::Pause if failure.alive => to(CapsuleStatus::Running, None),
+        Operation::Pause if failure.left == Left::Vm => to(CapsuleStatus::Running, None),
+        Operation::Pause if failure.left == Left::Saved => to(CapsuleStatus::Paused, Some(reason)),
         Operation::Create | Operation::Pause => lost(CapsuleStatus::Error, reason),
         // What was saved is still there.
         Operation::Resume => to(CapsuleStatus::Paused, Some(reason)),

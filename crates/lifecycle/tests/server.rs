@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-use lifecycle::server::{Effect, Event, Failure, GRACE_MS, Operation, Seen, State, Step, step};
+use lifecycle::server::{Effect, Event, Failure, GRACE_MS, Left, Operation, Seen, State, Step, step};
 use model::{CapsuleStatus, EndReason};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -24,12 +24,16 @@ fn seen() -> impl Strategy<Value = Seen> {
     ]
 }
 
+fn what_is_left() -> impl Strategy<Value = Left> {
+    select(vec![Left::Vm, Left::Saved, Left::Nothing])
+}
+
 fn events() -> impl Strategy<Value = Event> {
     prop_oneof![
         select(vec![Operation::Pause, Operation::Resume, Operation::Destroy]).prop_map(Event::Asked),
         operations().prop_map(Event::Done),
-        (operations(), reasons(), any::<bool>())
-            .prop_map(|(operation, reason, alive)| Event::Failed(operation, Failure { reason, alive })),
+        (operations(), reasons(), what_is_left())
+            .prop_map(|(operation, reason, left)| Event::Failed(operation, Failure { reason, left })),
         operations().prop_map(Event::OutOfTime),
         seen().prop_map(Event::Seen),
         reasons().prop_map(Event::Unknown),
@@ -72,11 +76,11 @@ proptest! {
         status in statuses(),
         operation in operations(),
         reason in reasons(),
-        alive in any::<bool>(),
+        left in what_is_left(),
     ) {
         prop_assume!(status != operation.status());
         let state = State { status, since_ms: 0 };
-        let failure = Failure { reason, alive };
+        let failure = Failure { reason, left };
         for event in [Event::Done(operation), Event::Failed(operation, failure), Event::OutOfTime(operation)] {
             prop_assert_eq!(step(state, &event, u64::MAX), Step::Stay);
         }
@@ -119,17 +123,18 @@ fn every_transient_status_has_a_way_out() {
 #[test]
 fn the_table() {
     use CapsuleStatus::{Error, Missing, Paused, Pausing, Resuming, Running, Starting, Stopped, Stopping};
-    let failed = |operation, alive| Event::Failed(operation, Failure { reason: EndReason::VmCrash, alive });
+    let failed = |operation, left| Event::Failed(operation, Failure { reason: EndReason::VmCrash, left });
     let rows = [
         (Starting, Event::Done(Operation::Create), Running),
-        (Starting, failed(Operation::Create, false), Error),
+        (Starting, failed(Operation::Create, Left::Nothing), Error),
         (Running, Event::Asked(Operation::Pause), Pausing),
         (Pausing, Event::Done(Operation::Pause), Paused),
-        (Pausing, failed(Operation::Pause, true), Running),
-        (Pausing, failed(Operation::Pause, false), Error),
+        (Pausing, failed(Operation::Pause, Left::Vm), Running),
+        (Pausing, failed(Operation::Pause, Left::Saved), Paused),
+        (Pausing, failed(Operation::Pause, Left::Nothing), Error),
         (Paused, Event::Asked(Operation::Resume), Resuming),
         (Resuming, Event::Done(Operation::Resume), Running),
-        (Resuming, failed(Operation::Resume, false), Paused),
+        (Resuming, failed(Operation::Resume, Left::Saved), Paused),
         (Starting, Event::Asked(Operation::Destroy), Stopping),
         (Missing, Event::Asked(Operation::Destroy), Stopping),
         (Stopping, Event::Done(Operation::Destroy), Stopped),

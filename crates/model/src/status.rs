@@ -124,6 +124,12 @@ impl fmt::Display for EndReason {
 }
 
 impl EndReason {
+    /// Whether the VM was lost rather than saved or ended: what the capsule goes back to is older than its end.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::VmCrash | Self::GuestOom | Self::HostOom | Self::HostLost)
+    }
+
     /// Reads what [`fmt::Display`] wrote; an unknown text counts as a failed start with that text.
     #[must_use]
     pub fn parse(text: &str) -> Self {

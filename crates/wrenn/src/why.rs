@@ -36,6 +36,10 @@ fn explain(capsule: &Capsule) -> (String, &'static str) {
     match (&capsule.reason, capsule.status) {
         (_, status) if status.is_transient() => ("an operation is under way.".to_owned(), "look again in a moment"),
         (_, CapsuleStatus::Running) => ("nothing has stopped it.".to_owned(), ""),
+        (Some(reason), CapsuleStatus::Paused) if reason.is_loss() => (
+            "its VM ended unexpectedly; it is back where it was last resumed from.".to_owned(),
+            "`wrenn capsule resume` continues from there; the agent's log in $WRENN_DIR/logs has the VM's last words",
+        ),
         (Some(reason), _) => of_reason(reason),
         (None, CapsuleStatus::Missing) => of_reason(&EndReason::HostLost),
         (None, _) => ("no reason was recorded.".to_owned(), "the agent's log is in $WRENN_DIR/logs"),

@@ -99,6 +99,19 @@ async fn a_failed_pause_depends_on_what_is_left() {
     let running = server.fleet.wait(capsule.id, Until::Settled, LONG).await.unwrap();
     assert_eq!((running.status, running.reason), (CapsuleStatus::Running, None), "it still answers");
 
+    // Its VM was lost, and it is back where it was resumed from; whether or not the first answer comes.
+    for fault in [Fault::Refused(ErrorCode::Internal), Fault::LostAnswer] {
+        server.agent.fail("pause", [fault]);
+        if let Some(sandbox) = server.agent.world().sandboxes.get_mut(&capsule.id.to_string()) {
+            (sandbox.status, sandbox.reason) = ("paused".to_owned(), "vm_crash".to_owned());
+        }
+        server.fleet.pause(TEAM, capsule.id).await.unwrap();
+        let back = server.fleet.wait(capsule.id, Until::Settled, LONG).await.unwrap();
+        assert_eq!((back.status, back.reason), (CapsuleStatus::Paused, Some(EndReason::VmCrash)));
+        server.fleet.resume(TEAM, capsule.id, Resume::default()).await.unwrap();
+        server.becomes(capsule.id, CapsuleStatus::Running).await;
+    }
+
     server.agent.fail("pause", refused(ErrorCode::Internal));
     if let Some(sandbox) = server.agent.world().sandboxes.get_mut(&capsule.id.to_string()) {
         (sandbox.status, sandbox.reason) = ("error".to_owned(), "host_oom".to_owned());

@@ -116,7 +116,10 @@ pub async fn nothing_leaks_and_nothing_saved_is_lost(platform: &mut Platform) ->
 struct Trial {
     case: Case,
     id: CapsuleId,
+    /// What it holds.
     digest: String,
+    /// What it held when it was last paused.
+    last_good: String,
     /// Capsules that were there before: whatever a run that failed has left.
     strangers: Vec<CapsuleId>,
     /// VMMs that are not the one to be ended.
@@ -145,7 +148,10 @@ impl Trial {
         let strangers = platform.client.list().await?.iter().map(|capsule| capsule.id).collect();
         let id = platform.capsule().await?.id;
         start_keeper(platform, id, KEEPER).await?;
-        let digest = platform.sh(id, "echo step 1 > /root/in; cat /root/out").await?;
+        let last_good = platform.sh(id, "echo step 1 > /root/in; cat /root/out").await?;
+        platform.pause(id).await?;
+        platform.resume(id).await?;
+        let digest = platform.sh(id, "echo step 2 > /root/in; cat /root/out").await?;
         if case.operation == Operation::Resume {
             platform.pause(id).await?;
             let deadline = Instant::now() + SETTLE;
@@ -161,6 +167,7 @@ impl Trial {
             case,
             id,
             digest,
+            last_good,
             strangers,
             others,
             stop_at: runtime.join("stop-at"),
@@ -198,30 +205,33 @@ impl Trial {
         }
     }
 
-    /// Whatever became of it: what runs, or can be resumed, holds what it must; only what lost its VM may be lost.
+    /// Whatever became of it: it runs, or can be resumed, and holds what it must. One that lost its VM unsaved holds what it
+    /// did when it was last paused.
     async fn verify(&self, platform: &Platform) -> Verdict {
         let Case { operation, point, victim } = self.case;
         let vm_was_ended = victim != Victim::Platform;
-        let own_vm = !point.starts_with("start") || operation == Operation::Resume;
         let status = self.outcome(platform).await?;
-        let safe = match operation {
+        let unsaved = match operation {
             Operation::Destroy => return if status == CapsuleStatus::Stopped { Ok(()) } else { wrong(status) },
-            Operation::Pause => !vm_was_ended || ["pause.saved", "pause.recorded"].contains(&point),
-            Operation::Resume => !vm_was_ended || point != "start.recorded",
-            Operation::Create | Operation::Fork => !(vm_was_ended && own_vm),
+            // Saved with all it holds before, or by then.
+            Operation::Resume => false,
+            Operation::Pause => vm_was_ended && !["pause.saved", "pause.recorded"].contains(&point),
+            Operation::Create | Operation::Fork => {
+                vm_was_ended && !point.starts_with("start") && point != "create.begun"
+            }
         };
         match status {
-            CapsuleStatus::Running => {}
+            CapsuleStatus::Running if !unsaved => {}
             CapsuleStatus::Paused => platform.resume(self.id).await?,
-            CapsuleStatus::Error if !safe => return Ok(()),
             status => return wrong(status),
         }
-        self.compare(platform, self.id).await?;
+        let held = if unsaved { &self.last_good } else { &self.digest };
+        compare(platform, self.id, held).await?;
         // A capsule that was being made, or cloned, meanwhile: it runs as it must, or is gone.
         for other in self.made(platform).await?.into_iter().filter(|id| *id != self.id) {
             let other = platform.client.settled(other, SETTLE).await?;
             match (operation, other.status) {
-                (Operation::Fork, CapsuleStatus::Running) => self.compare(platform, other.id).await?,
+                (Operation::Fork, CapsuleStatus::Running) => compare(platform, other.id, &self.digest).await?,
                 (Operation::Create, CapsuleStatus::Running) => drop(platform.sh(other.id, "true").await?),
                 (Operation::Create | Operation::Fork, CapsuleStatus::Error) => {}
                 (_, status) => return wrong(status),
@@ -261,11 +271,11 @@ impl Trial {
         }
         Ok(())
     }
+}
 
-    async fn compare(&self, platform: &Platform, id: CapsuleId) -> Verdict {
-        let found = sum(platform, id).await?;
-        if found == self.digest { Ok(()) } else { Err(format!("{id} does not hold what it must").into()) }
-    }
+async fn compare(platform: &Platform, id: CapsuleId, held: &str) -> Verdict {
+    let found = sum(platform, id).await?;
+    if found == held { Ok(()) } else { Err(format!("{id} does not hold what it must").into()) }
 }
 
 async fn ask(client: Client, operation: Operation, id: CapsuleId) {
