@@ -72,7 +72,7 @@ impl Handle {
         self.send(Message::Join).await
     }
 
-    /// Keeps a snapshot of it under this id; an id that is taken is left as it is. The work goes on when the caller leaves.
+    /// Keeps a snapshot of it under this id; an id that is taken is left as it is. When the caller leaves, it is given up.
     pub async fn snapshot(&self, id: Uuid) -> Result<Standstill, Failure> {
         let (reply, answer) = oneshot::channel();
         self.mailbox.send(Message::Snapshot(id, reply)).await.map_err(|_| Failure::Stopping)?;
@@ -182,7 +182,7 @@ impl Actor {
                     }
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
                     Some(Message::Join(reply)) => self.join(reply),
-                    Some(Message::Snapshot(id, reply)) => drop(reply.send(self.snapshot(id).await)),
+                    Some(Message::Snapshot(id, reply)) => self.snapshot(id, reply).await,
                     Some(Message::Release(done)) => {
                         // What is under way reaches its stable point first.
                         while self.running.is_some() {
@@ -253,11 +253,19 @@ impl Actor {
 
     /// It stays `running`, so this is no operation of the machine's: commands wait in the mailbox meanwhile, calls into
     /// the guest do not.
-    async fn snapshot(&mut self, id: Uuid) -> Result<Standstill, Failure> {
-        let Some(vm) = self.vm.as_mut().filter(|_| self.machine.status() == CapsuleStatus::Running) else {
-            return Err(Failure::State(self.machine.status()));
+    async fn snapshot(&mut self, id: Uuid, reply: oneshot::Sender<Result<Standstill, Failure>>) {
+        let status = self.machine.status();
+        let Some(vm) = self.vm.as_mut().filter(|_| status == CapsuleStatus::Running) else {
+            let _ = reply.send(Err(Failure::State(status)));
+            return;
         };
-        operations::snapshot(&self.host, &self.record, vm, id).await
+        let taken = operations::snapshot(&self.host, &self.record, vm, id).await;
+        self.shared.touch();
+        if let Err(Ok(_)) = reply.send(taken)
+            && let Err(failure) = operations::forget_snapshot(&self.host, id).await
+        {
+            tracing::warn!(snapshot = %id, %failure, "nobody waited for it, and it could not be given up");
+        }
     }
 
     fn lifetime_ended(&mut self) {

@@ -67,7 +67,6 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
     registry.add_damaged(listing.damaged.iter().filter_map(|name| name.parse().ok()));
     let mut wanted = host.classes.adopt(host).await;
     wanted.extend(host.snapshots.generations());
-    wanted.extend(listing.records.iter().filter_map(|record| generation_of(&record.place)));
     let with_slots = listing.records.into_iter().map(|record| {
         let slot = match record.place {
             Place::Running { slot, .. } => slots.remove(&slot),
@@ -77,9 +76,10 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
     });
     // Side by side: all together take as long as the slowest, not as their sum.
     let found: Vec<_> = stream::iter(with_slots).buffer_unordered(limits::ADOPTIONS).collect().await;
+    // By where they are now: one that was given up needs nothing any more.
+    wanted.extend(found.iter().filter_map(|(record, _)| generation_of(&record.place)));
     // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
     if listing.damaged.is_empty()
-        && host.snapshots.are_whole()
         && let Err(error) = host.shelf.collect(&wanted)
     {
         tracing::warn!(%error, "generations nobody needs could not be removed");

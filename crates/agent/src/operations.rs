@@ -3,6 +3,7 @@
 
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::limits;
 use crate::points;
 use crate::record::{Place, Record};
 use crate::registry::Registry;
@@ -210,13 +211,16 @@ async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> Ended {
 
 /// Keeps a snapshot of a VM that goes on. One with this id is left as it is: it was asked for twice.
 pub async fn snapshot(host: &Arc<Host>, record: &Record, vm: &mut Vm, id: Uuid) -> Result<Standstill, Failure> {
-    if host.snapshots.get(id).is_some() {
-        return Ok(Standstill::default());
+    match host.snapshots.get(id) {
+        Some(known) if known.capsule == record.id => return Ok(Standstill::default()),
+        Some(_) => return Err(Failure::Invalid(format!("snapshot {id} is another capsule's"))),
+        None => {}
     }
+    let _space = host.pool.admit(limits::ADMIT_DISK).map_err(Host::no_space)?;
     let labels = BTreeMap::from([("snapshot".to_owned(), id.to_string())]);
     let (generation, standstill) = vm.snapshot(host, labels).await?;
     points::pass(host, "snapshot.saved").await;
-    let snapshot = Snapshot { id, generation: generation.id(), class: record.class.clone() };
+    let snapshot = Snapshot { id, capsule: record.id, generation: generation.id(), class: record.class.clone() };
     let owner = host.clone();
     let added = tokio::task::spawn_blocking(move || owner.snapshots.add(snapshot)).await;
     let added = added.map_err(Failure::at("saving the snapshot")).flatten();

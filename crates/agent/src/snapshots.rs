@@ -6,6 +6,7 @@
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::record::{Class, replace};
+use model::CapsuleId;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,6 +20,8 @@ use uuid::Uuid;
 pub struct Snapshot {
     /// Its id, given by the control plane.
     pub id: Uuid,
+    /// The capsule it was made of.
+    pub capsule: CapsuleId,
     /// Its memory, state and disk.
     pub generation: Uuid,
     /// Template and size of the capsule it was made of.
@@ -29,15 +32,14 @@ pub struct Snapshot {
 pub struct Snapshots {
     dir: PathBuf,
     by_id: Mutex<HashMap<Uuid, Snapshot>>,
-    /// Files that could not be read. What they name is unknown, so no generation may be cleaned up.
-    damaged: usize,
 }
 
 impl Snapshots {
-    /// Opens the directory, which is made if missing. A file that cannot be read is counted and left alone.
+    /// Opens the directory, which is made if missing. A file that cannot be read is put aside: a snapshot lives for
+    /// minutes, and clones that run know their generation by themselves.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
-        let (mut by_id, mut damaged) = (HashMap::new(), 0);
+        let mut by_id = HashMap::new();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
@@ -46,17 +48,12 @@ impl Snapshots {
             match fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Snapshot>(&bytes)?)) {
                 Ok(snapshot) => drop(by_id.insert(snapshot.id, snapshot)),
                 Err(error) => {
-                    damaged += 1;
                     tracing::error!(path = %path.display(), %error, "a snapshot's record is damaged");
+                    fs::rename(&path, path.with_extension("damaged"))?;
                 }
             }
         }
-        Ok(Self { dir, by_id: Mutex::new(by_id), damaged })
-    }
-
-    /// Whether all that are there are known.
-    pub fn are_whole(&self) -> bool {
-        self.damaged == 0
+        Ok(Self { dir, by_id: Mutex::new(by_id) })
     }
 
     /// One of them.
@@ -82,7 +79,12 @@ impl Snapshots {
     /// Keeps one, durably. Blocks.
     pub fn add(&self, snapshot: Snapshot) -> Result<(), Failure> {
         let bytes = serde_json::to_vec_pretty(&snapshot).map_err(Failure::at("saving the snapshot"))?;
-        replace(&self.dir, &file_name(snapshot.id), &bytes).map_err(Failure::at("saving the snapshot"))?;
+        let name = file_name(snapshot.id);
+        if let Err(error) = replace(&self.dir, &name, &bytes) {
+            // It may be there and not durable.
+            let _ = fs::remove_file(self.dir.join(name));
+            return Err(Failure::at("saving the snapshot")(error));
+        }
         self.lock().insert(snapshot.id, snapshot);
         Ok(())
     }

@@ -42,14 +42,15 @@ pub fn metadata(record: &Record) -> Metadata {
     }
 }
 
+/// The time, as guests are told it.
+pub fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
+}
+
 /// What every guest needs after it stood still: the time, and randomness nobody else has.
 pub fn moment() -> Init {
     let entropy: [u8; 64] = rand::random();
-    Init {
-        timestamp: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
-        entropy: BASE64.encode(entropy),
-        ..Init::default()
-    }
+    Init { timestamp: now(), entropy: BASE64.encode(entropy), ..Init::default() }
 }
 
 /// Runs a shell command in the guest and waits for its end.

@@ -90,17 +90,18 @@ impl Cgroups {
         self.write_freeze(b"1");
     }
 
-    /// Returns when they stand still, or after half a second.
-    pub async fn frozen(&self) {
-        let Some(tree) = &self.0 else { return };
+    /// Returns when they stand still, or after half a second; false then. Without groups there is nothing that could.
+    pub async fn frozen(&self) -> bool {
+        let Some(tree) = &self.0 else { return true };
         let deadline = Instant::now() + limits::FREEZING;
         while !tree.is_frozen() {
             if Instant::now() > deadline {
                 tracing::warn!("user processes did not freeze in time");
-                return;
+                return false;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+        true
     }
 
     /// Lets them run again.

@@ -64,7 +64,7 @@ pub async fn ask() -> io::Result<Metadata> {
 async fn exchange(request: http::request::Builder) -> io::Result<Vec<u8>> {
     let stream = TokioIo::new(TcpStream::connect(ADDRESS).await?);
     let (mut sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
-    let talk = async {
+    let talk = async move {
         let request = request.header("host", ADDRESS.ip().to_string()).body(Body::empty()).map_err(io::Error::other)?;
         let response = sender.send_request(request).await.map_err(io::Error::other)?;
         if response.status() != StatusCode::OK {
@@ -73,11 +73,8 @@ async fn exchange(request: http::request::Builder) -> io::Result<Vec<u8>> {
         let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
         Ok(body.to_bytes().to_vec())
     };
-    // The connection is driven beside the talk; whichever ends first ends both.
-    tokio::select! {
-        answer = talk => answer,
-        ended = connection => Err(ended.map_or_else(io::Error::other, |()| io::ErrorKind::UnexpectedEof.into())),
-    }
+    // The connection is driven beside the talk. The host may close it before all of the answer was taken from it.
+    tokio::join!(talk, connection).0
 }
 
 /// The one running attempt to learn the metadata.

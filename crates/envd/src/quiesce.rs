@@ -86,9 +86,16 @@ impl Quiesce {
         });
     }
 
-    /// Returns when they stand still, or after half a second.
-    pub async fn prepared(&self) {
-        self.cgroups.frozen().await;
+    /// Returns when they stand still, or after half a second; false then.
+    pub async fn prepared(&self) -> bool {
+        self.cgroups.frozen().await
+    }
+
+    /// Whether user processes have run on since a hold whose recovery has not come: in a clone they then ran as those of the
+    /// machine that was held.
+    pub fn ran_on(&self) -> bool {
+        let state = self.state();
+        !state.frozen && state.pending.is_some_and(|pending| pending.held)
     }
 
     /// Begins a standstill and answers its number.
@@ -102,10 +109,11 @@ impl Quiesce {
                 listener.disable_keep_alive();
                 listener.close_idle();
             }
-            // The first prepare counts when a snapshot was prepared twice.
+            // The first prepare counts when a snapshot was prepared twice. A hold that was never released counts no more: the
+            // machine has gone on.
             let generation = listener.mark_generation();
-            let pending = state.pending.get_or_insert(Pending { generation, held });
-            pending.held &= held;
+            state.pending.take_if(|pending| pending.held);
+            state.pending.get_or_insert(Pending { generation, held });
         }
         state.freezes
     }

@@ -359,7 +359,7 @@ fn renewed(lifetime: Lifetime, now: DateTime<Utc>) -> Option<Lifetime> {
     }
 }
 
-fn no_host(size: Size) -> Error {
+pub(crate) fn no_host(size: Size) -> Error {
     let text = format!("no host has {} MB of memory and {} MB of disk to spare", size.memory_mb, size.disk_mb);
     Error::new(Code::NoHosts, text)
 }

@@ -2,55 +2,83 @@
 //! snapshot is given up. Whatever of this a server leaves undone, the creates are operations like all others, and a
 //! snapshot that nobody waits for any more is given up by the next look at its host.
 
-use crate::fleet::random_token;
+use crate::fleet::{no_host, random_token};
 use crate::{Fleet, Fork, schedule};
 use chrono::Utc;
 use connectrpc::client::CallOptions;
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use hostlink::AgentLink;
 use model::{Capsule, CapsuleId, Code, Error, TeamId};
 use proto::hostagent::v1 as wire;
 use std::time::Duration;
-use store::NewCapsule;
+use store::{HostLoad, NewCapsule};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Limit of taking a snapshot: a large memory on a slow disk.
-const SNAPSHOT_CALL: Duration = Duration::from_mins(5);
+/// Clones begun at a time.
+const STARTS: usize = 4;
 /// Limit of giving one up.
 const DELETE_CALL: Duration = Duration::from_secs(30);
-/// A snapshot older than this is nobody's: longer than a create may be tried ([`lifecycle::server::Operation::limit_ms`]).
-const FORGOTTEN_AFTER_S: u64 = 15 * 60;
+/// A snapshot older than this is nobody's: longer than it takes to make it, and than a create may be tried
+/// ([`lifecycle::server::Operation::limit_ms`]), together.
+const FORGOTTEN_AFTER_S: u64 = 30 * 60;
 
 impl Fleet {
     /// Makes clones of a running capsule, which goes on. Each is a capsule of its own with the memory, processes and disk
-    /// of that moment; one that could not be made is an error beside the others. The work goes on when the caller leaves.
+    /// of that moment; one that could not be made is an error beside the others. When the caller leaves they are destroyed: nobody has
+    /// their ids.
     pub async fn fork(&self, team: TeamId, id: CapsuleId, how: Fork) -> Result<Vec<Result<Capsule, Error>>, Error> {
         let source = self.running(team, id).await?;
         let (sender, answer) = oneshot::channel();
         let fleet = self.clone();
-        self.spawn(async move { drop(sender.send(fleet.fork_through(&source, how).await)) });
+        self.spawn(async move {
+            let made = fleet.fork_through(&source, how).await;
+            if let Err(Ok(unwanted)) = sender.send(made) {
+                fleet.abandon(unwanted).await;
+            }
+        });
         answer.await.map_err(|_| Error::new(Code::Unavailable, "the server is stopping"))?
     }
 
     async fn fork_through(&self, source: &Capsule, how: Fork) -> Result<Vec<Result<Capsule, Error>>, Error> {
+        let deadline = Instant::now() + how.limit;
         let link = self.link(source.host)?;
+        // Before the capsule is disturbed for clones that have no place.
+        if !self.store().loads().await?.iter().any(|load| has_room(load, source)) {
+            return Err(no_host(source.size));
+        }
         let snapshot = Uuid::now_v7();
         let request = wire::SnapshotSandboxRequest {
             sandbox_id: source.id.to_string(),
             snapshot_id: snapshot.to_string(),
             ..Default::default()
         };
-        let taken = link.rpc().snapshot_sandbox_with_options(request, within(SNAPSHOT_CALL)).await;
-        let taken = taken.map_err(|error| hostlink::error(&error))?.into_owned();
+        let taken = link.rpc().snapshot_sandbox_with_options(request, within(how.limit)).await;
+        let taken = match taken {
+            Ok(taken) => taken.into_owned(),
+            Err(error) => {
+                delete(&link, snapshot).await;
+                return Err(hostlink::error(&error));
+            }
+        };
         tracing::info!(capsule = %source.id, %snapshot, standstill_us = taken.standstill_us, "snapshot taken");
-        let clones = (0..how.count).map(|_| async {
+        // A few at a time: each must have heard who it is before its watchdog lets it run, 10 s after it begins to.
+        let clones = stream::iter(0..how.count).map(|_| async {
             let clone = self.place_clone(source, snapshot, how).await?;
-            self.started(clone, how.limit).await
+            self.started(clone, deadline.saturating_duration_since(Instant::now())).await
         });
-        let clones = join_all(clones).await;
+        let clones = clones.buffered(STARTS).collect().await;
         delete(&link, snapshot).await;
         Ok(clones)
+    }
+
+    async fn abandon(&self, clones: Vec<Result<Capsule, Error>>) {
+        for clone in clones.into_iter().flatten() {
+            if let Err(error) = self.destroy(clone.team, clone.id).await {
+                tracing::warn!(capsule = %clone.id, %error, "a clone nobody waited for could not be destroyed");
+            }
+        }
     }
 
     /// On the source's host: the snapshot is nowhere else.
@@ -67,11 +95,7 @@ impl Fleet {
             access_token: random_token(),
             metadata: source.metadata.clone(),
         };
-        self.place(new, |loads| {
-            let here = loads.iter().find(|load| load.host.id == source.host);
-            here.filter(|load| schedule::fits(load, source.size)).map(|load| load.host.id)
-        })
-        .await
+        self.place(new, |loads| loads.iter().find(|load| has_room(load, source)).map(|load| load.host.id)).await
     }
 
     /// Gives up what a server that ended left behind on a host.
@@ -83,6 +107,11 @@ impl Fleet {
             delete(link, id).await;
         }
     }
+}
+
+/// Whether this is the source's host, and has room for one more like it.
+fn has_room(load: &HostLoad, source: &Capsule) -> bool {
+    load.host.id == source.host && schedule::fits(load, source.size)
 }
 
 async fn delete(link: &AgentLink, snapshot: Uuid) {

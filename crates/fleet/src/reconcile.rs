@@ -149,7 +149,7 @@ impl Fleet {
             return Ok(());
         }
         if capsule.status.is_transient() {
-            self.look_once_settled(capsule);
+            self.look_once_settled(capsule.id, host);
             return Ok(());
         }
         self.apply_again(capsule, &meaning, None, Change::default()).await?;
@@ -157,11 +157,11 @@ impl Fleet {
     }
 
     /// News of a capsule that an operation is under way at: how it is shows once that has ended.
-    fn look_once_settled(&self, capsule: Capsule) {
+    fn look_once_settled(&self, id: CapsuleId, host: HostId) {
         let fleet = self.clone();
         self.spawn(async move {
-            let settled = fleet.wait(capsule.id, Until::Settled, SETTLE).await;
-            if let (Ok(_), Some(known)) = (settled, fleet.hosts_known().get(capsule.host)) {
+            let settled = fleet.wait(id, Until::Settled, SETTLE).await;
+            if let (Ok(_), Some(known)) = (settled, fleet.hosts_known().get(host)) {
                 known.look.notify_one();
             }
         });

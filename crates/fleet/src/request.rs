@@ -55,7 +55,7 @@ pub struct Fork {
     pub count: u32,
     /// Absent = as the capsule's.
     pub lifetime: Option<Lifetime>,
-    /// A clone that does not run by then is given up.
+    /// For all of it; a clone that does not run by then is given up.
     pub limit: Duration,
 }
 

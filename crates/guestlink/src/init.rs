@@ -62,6 +62,11 @@ pub enum InitError {
     Invalid,
 }
 
+#[derive(Serialize)]
+struct Release<'a> {
+    timestamp: &'a str,
+}
+
 #[derive(Deserialize)]
 struct Daemon {
     key: String,
@@ -99,9 +104,10 @@ impl Envd {
         self.expect_no_content("/snapshot/hold", Bytes::new(), PREPARE_LIMIT).await
     }
 
-    /// Ends what [`Self::hold`] began, in the VM that went on.
-    pub async fn release(&self) -> Result<(), InitError> {
-        self.expect_no_content("/snapshot/release", Bytes::new(), HEAD_LIMIT).await
+    /// Ends what [`Self::hold`] began, in the VM that went on, and tells it the time (RFC 3339).
+    pub async fn release(&self, timestamp: &str) -> Result<(), InitError> {
+        let body = serde_json::to_vec(&Release { timestamp }).map_err(|_| InitError::Invalid)?;
+        self.expect_no_content("/snapshot/release", body.into(), HEAD_LIMIT).await
     }
 
     /// Puts another daemon in this one's place; it answers a moment later. Clients connect again.

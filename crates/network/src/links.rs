@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::Once;
 
 use futures_util::TryStreamExt as _;
 use nix::net::if_::if_nametoindex;
@@ -54,11 +55,20 @@ pub(crate) async fn build(netlink: &Handle, plan: &Plan, host: &OwnedFd) -> Resu
     complete(netlink).await
 }
 
+/// Whether it has been said that there is no limiter.
+static SAID: Once = Once::new();
+
 /// What slots of earlier versions may lack. Nothing changes where it is there.
 pub(crate) async fn complete(netlink: &Handle) -> Result<(), SetupError> {
     let metadata = netlink.address().add(index(TAP)?, IpAddr::V4(METADATA_ADDRESS), 32).replace();
     metadata.execute().await.map_err(link("the metadata service's address"))?;
-    limiter::install(netlink, index(UPLINK)?).await.map_err(link("the limiter (module sch_tbf of the kernel)"))
+    // A guest without a limit is better than none, and no reason to give up one that runs.
+    if let Err(error) = limiter::install(netlink, index(UPLINK)?).await {
+        SAID.call_once(
+            || tracing::warn!(%error, "guests are not limited in what they send: module sch_tbf of the kernel"),
+        );
+    }
+    Ok(())
 }
 
 /// Writes something about the TAP device's past beside it: it lasts as long as the counters do.

@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::limits;
 use crate::points;
 use crate::record::Record;
-use crate::told::Purpose;
+use crate::told::{Purpose, now};
 use crate::vm_dirs::Dirs;
 use memory::{Base, Draft, Filled, Generation, Seal};
 use std::collections::BTreeMap;
@@ -61,14 +61,17 @@ impl Vm {
         points::pass(host, "snapshot.begun").await;
         let began = Instant::now();
         // In a clone nothing may run before it knows who it is: without a standstill there is no snapshot.
-        let held = self.envd.hold().await.map_err(|error| {
-            Failure::at("holding the guest")(format_args!("{error}; a pause and a resume renew its daemon"))
+        let held = self.while_alive(self.envd.hold()).await.and_then(|held| {
+            held.map_err(|error| {
+                let advice = "if its daemon is an old one, a pause and a resume renew it";
+                Failure::at("holding the guest")(format_args!("{error}; {advice}"))
+            })
         });
         let filled = match held {
             Ok(()) => self.stopped(host, draft).await,
             Err(failure) => Err(failure),
         };
-        if let Err(error) = self.envd.release().await {
+        if let Ok(Err(error)) = self.while_alive(self.envd.release(&now())).await {
             tracing::warn!(vm = %self.id, %error, "the guest was not released; it goes on by itself after 10 s");
         }
         let whole = began.elapsed();

@@ -55,6 +55,11 @@ async fn fork(
     let timeout_s = check::e2b_timeout_s(asked.timeout.unwrap_or(limits::E2B_TIMEOUT_S_DEFAULT.into()))?;
     let lifetime = Some(until(timeout_s, source.lifetime.at_end()));
     let how = Fork { count: check::fork_count(asked.count)?, lifetime, limit: START };
-    let clones = state.fleet.fork(caller.team, id, how).await?;
+    let mut clones = state.fleet.fork(caller.team, id, how).await?;
+    // A timeout counts from the answer.
+    for clone in clones.iter_mut().flatten() {
+        let lifetime = until(timeout_s, source.lifetime.at_end());
+        *clone = state.fleet.extend_lifetime(caller.team, clone.id, lifetime).await?;
+    }
     Ok((StatusCode::CREATED, Json(clones.into_iter().map(Forked::from).collect())))
 }

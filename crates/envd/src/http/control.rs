@@ -12,6 +12,7 @@ use bytes::Bytes;
 use chrono::{DateTime, FixedOffset};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::auth;
@@ -67,16 +68,40 @@ pub(super) async fn prepare(State(daemon): State<Arc<Daemon>>) -> StatusCode {
 
 /// `POST /snapshot/hold`: 204 once user processes stand still; `POST /snapshot/release` ends it. For a machine that
 /// goes on after its snapshot.
-pub(super) async fn hold(State(daemon): State<Arc<Daemon>>) -> StatusCode {
+pub(super) async fn hold(State(daemon): State<Arc<Daemon>>) -> Result<StatusCode, Refusal> {
     daemon.quiesce.hold();
-    daemon.quiesce.prepared().await;
-    StatusCode::NO_CONTENT
+    if daemon.quiesce.prepared().await {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    daemon.quiesce.release();
+    let why = "a process does not stand still: it waits for a disk or a device";
+    Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why))
+}
+
+/// Body of `POST /snapshot/release`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Release {
+    /// The host's time: the machine's own stood still.
+    timestamp: Option<DateTime<FixedOffset>>,
 }
 
 /// `POST /snapshot/release`: user processes go on, connections are what they were.
-pub(super) async fn release(State(daemon): State<Arc<Daemon>>) -> StatusCode {
+pub(super) async fn release(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Result<StatusCode, Refusal> {
+    let Release { timestamp } = parse(&body)?;
+    if let Some(timestamp) = timestamp.filter(|_| daemon.options.owns_machine) {
+        report("clock", machine::set_clock(timestamp.into()));
+    }
     daemon.quiesce.release();
-    StatusCode::NO_CONTENT
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A body of JSON; an empty one says nothing.
+fn parse<T: Default + DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    if body.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body).map_err(|error| Refusal::bad_request(error.to_string()))
 }
 
 /// `POST /init`: configures the daemon, and ends the standstill after a restore.
@@ -85,13 +110,13 @@ pub(super) async fn init(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Refusal> {
-    let init: Init = if body.trim_ascii().is_empty() {
-        Init::default()
-    } else {
-        serde_json::from_slice(&body).map_err(|error| Refusal::bad_request(error.to_string()))?
-    };
+    let init: Init = parse(&body)?;
     let _alone = daemon.init.lock().await;
     authorise(&daemon, &headers, &init).await?;
+    if init.clone && daemon.quiesce.ran_on() {
+        let why = "processes ran before this clone was told who it is";
+        return Err(Refusal::new(StatusCode::CONFLICT, why));
+    }
     daemon.recover(Sign::Init);
     let worker = Arc::clone(&daemon);
     blocking(move || {
@@ -129,7 +154,8 @@ async fn authorise(daemon: &Daemon, headers: &HeaderMap, init: &Init) -> Result<
 fn apply(daemon: &Daemon, init: Init) {
     let applied_ns = init.timestamp.and_then(|timestamp| timestamp.timestamp_nanos_opt());
     let newest_ns = daemon.settings.read(|settings| settings.applied_ns);
-    if applied_ns.is_some_and(|new| newest_ns.is_some_and(|newest| new <= newest)) {
+    // What a clone was told before was meant for another machine, perhaps by another clock.
+    if !init.clone && applied_ns.is_some_and(|new| newest_ns.is_some_and(|newest| new <= newest)) {
         tracing::info!("an /init older than the last one changes nothing");
         return;
     }

@@ -1,7 +1,8 @@
 //! How fast the platform is, as ratios against what the machine itself allows, measured in the same run.
 //!
-//! `cargo xtask bench [create|resume|pause|fork|exec]… [--json]`
+//! `cargo xtask bench [create|resume|pause|fork|exec|density]… [--json]`
 
+mod density;
 #[allow(dead_code)] // the guest daemon's benchmark uses the rest
 mod figure;
 mod floor;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 type Verdict = Result<(), Box<dyn Error>>;
 type Measured = Result<Vec<Figure>, Box<dyn Error>>;
 
+/// What can be measured.
+const NAMES: [&str; 6] = ["create", "resume", "pause", "fork", "exec", "density"];
 /// Times each thing is done; the figure is the median.
 const ROUNDS: usize = 9;
 /// Time the machine is left alone between rounds, so that one does not pay for the other's cleaning up.
@@ -31,8 +34,8 @@ async fn main() -> Verdict {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let json = arguments.iter().any(|argument| argument == "--json");
     let names: Vec<&str> = arguments.iter().map(String::as_str).filter(|name| !name.starts_with('-')).collect();
-    if let Some(unknown) = names.iter().find(|name| !["create", "resume", "pause", "fork", "exec"].contains(name)) {
-        return Err(format!("no benchmark is called `{unknown}`; there are create, resume, pause, fork, exec").into());
+    if let Some(unknown) = names.iter().find(|name| !NAMES.contains(name)) {
+        return Err(format!("no benchmark is called `{unknown}`; there are {}", NAMES.join(", ")).into());
     }
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let mut figures = Vec::new();
@@ -47,6 +50,9 @@ async fn main() -> Verdict {
     }
     if wanted("fork") {
         figures.extend(fork::measure(&platform).await?);
+    }
+    if wanted("density") {
+        figures.extend(density::measure(&platform).await?);
     }
     if wanted("exec") {
         figures.extend(exec(&platform).await?);

@@ -9,8 +9,12 @@ use model::rest::{ForkCapsule, Forked};
 use model::{CapsuleId, Code};
 use std::collections::HashSet;
 use std::error::Error;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 const CLONES: usize = 3;
+/// How wrong a clock may be.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// So many clones of it, all running.
 pub async fn clones(platform: &Platform, id: CapsuleId, count: usize) -> Result<Vec<CapsuleId>, Box<dyn Error>> {
@@ -72,6 +76,32 @@ pub async fn clones_go_on_from_one_moment(platform: &mut Platform) -> Verdict {
         platform.destroy(id).await?;
     }
     host::saved_again(&platform.dir, &before).await
+}
+
+/// However long a snapshot takes, the clocks of source and clone are right after it.
+pub async fn clocks_are_right_after_a_long_snapshot(platform: &mut Platform) -> Verdict {
+    let source = platform.capsule().await?.id;
+    let instance = std::fs::read_to_string(platform.dir.join("instance"))?;
+    let runtime = Path::new("/run/wrenn").join(instance.trim());
+    std::fs::write(runtime.join("stop-at"), "snapshot.stopped")?;
+    let held = runtime.join("stopped-at");
+    let (forked, released) = tokio::join!(clones(platform, source, 1), async {
+        while !held.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(SLACK * 4).await;
+        std::fs::remove_file(&held)
+    });
+    released?;
+    for id in forked?.into_iter().chain([source]) {
+        let unix_time = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let before = unix_time()?;
+        let guest = Duration::try_from_secs_f64(platform.sh(id, "date +%s.%N").await?.trim().parse()?)?;
+        let after = unix_time()?;
+        assert!(before < guest + SLACK && guest < after + SLACK, "{before:?} {guest:?} {after:?}");
+        platform.destroy(id).await?;
+    }
+    Ok(())
 }
 
 /// Clones outlive a platform that is killed, and what a paused capsule cannot do is said.

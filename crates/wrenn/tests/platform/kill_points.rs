@@ -215,7 +215,7 @@ impl Trial {
             Operation::Destroy => return if status == CapsuleStatus::Stopped { Ok(()) } else { wrong(status) },
             // Saved with all it holds before, or by then.
             Operation::Resume => false,
-            Operation::Pause => vm_was_ended && !["pause.saved", "pause.recorded"].contains(&point),
+            Operation::Pause => vm_was_ended && !["pause.filled", "pause.saved", "pause.recorded"].contains(&point),
             Operation::Create | Operation::Fork => {
                 vm_was_ended && !point.starts_with("start") && point != "create.begun"
             }
@@ -258,15 +258,19 @@ impl Trial {
         Ok(all.iter().map(|capsule| capsule.id).filter(|id| !self.strangers.contains(id)).collect())
     }
 
-    /// Destroys them, and gives up the snapshot a killed platform may have left: it does so itself after a quarter of an
-    /// hour.
+    /// Destroys them, and gives up the snapshot a killed platform may have left: it does so itself after half an hour.
     async fn clean_up(&self, platform: &Platform) -> Verdict {
         for id in self.made(platform).await? {
             platform.destroy(id).await?;
         }
         let link = AgentLink::new(Endpoint::Unix(platform.dir.join("run/agent.sock")));
-        let host = link.rpc().get_host(wire::GetHostRequest::default()).await?.into_owned();
-        for snapshot_id in host.snapshots {
+        let snapshots =
+            async || Ok::<_, Box<dyn Error>>(link.rpc().get_host(<_>::default()).await?.into_owned().snapshots);
+        let deadline = Instant::now() + SETTLE;
+        while self.case.victim != Victim::Platform && !snapshots().await?.is_empty() {
+            until(deadline, "a snapshot is left").await?;
+        }
+        for snapshot_id in snapshots().await? {
             link.rpc().delete_snapshot(wire::DeleteSnapshotRequest { snapshot_id, ..Default::default() }).await?;
         }
         Ok(())

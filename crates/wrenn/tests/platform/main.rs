@@ -68,6 +68,7 @@ async fn main() {
         lifecycle::memory_and_disk_survive_twenty_rounds,
         lifecycle::five_at_once_leave_nothing,
         fork::clones_go_on_from_one_moment,
+        fork::clocks_are_right_after_a_long_snapshot,
         fork::clones_outlive_a_killed_platform,
         history::nothing_is_lost_or_invented,
         kill_points::nothing_leaks_and_nothing_saved_is_lost,
