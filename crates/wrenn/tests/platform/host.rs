@@ -80,11 +80,11 @@ impl Footprint {
         }
     }
 
-    /// An error that names what is different. Prepared network slots may be others now, but not more.
+    /// An error that names what is different. Prepared network slots and the platform itself may be others
+    /// now, but not more.
     pub fn compare(&self, after: &Self) -> Verdict {
         let mut differences = Vec::new();
         let parts = [
-            ("processes", &self.processes, &after.processes),
             ("rules", &self.rules, &after.rules),
             ("mounts", &self.mounts, &after.mounts),
             ("files", &self.files, &after.files),
@@ -94,9 +94,12 @@ impl Footprint {
                 differences.push(format!("{what}: {:?}", before.symmetric_difference(after).collect::<Vec<_>>()));
             }
         }
-        for (what, before, after) in
-            [("links", &self.links, &after.links), ("namespaces", &self.namespaces, &after.namespaces)]
-        {
+        let counted = [
+            ("processes", &self.processes, &after.processes),
+            ("links", &self.links, &after.links),
+            ("namespaces", &self.namespaces, &after.namespaces),
+        ];
+        for (what, before, after) in counted {
             if before.len() != after.len() {
                 differences.push(format!("{what}: {before:?} became {after:?}"));
             }
