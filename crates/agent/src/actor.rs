@@ -149,7 +149,7 @@ impl Actor {
     ) -> (Handle, Self, mpsc::Receiver<Message>) {
         let (sender, mailbox) = mpsc::channel(limits::MAILBOX);
         let guest = vm.as_ref().map(|vm| vm.guest(1));
-        let view = View { record: Arc::new(record.clone()), status: machine.status(), guest };
+        let view = View { record: Arc::new(record.clone()), status: machine.status(), guest, laps: None };
         let shared = Shared::new(view);
         let handle = Handle { mailbox: sender, shared: shared.clone() };
         let actor = Self {
@@ -416,7 +416,8 @@ impl Actor {
     fn view(&self) -> View {
         let status = self.machine.status();
         let guest = self.vm.as_ref().filter(|_| status == CapsuleStatus::Running).map(|vm| vm.guest(self.lives));
-        View { record: Arc::new(self.record.clone()), status, guest }
+        let laps = self.vm.as_ref().map(|vm| Arc::new(vm.laps().clone()));
+        View { record: Arc::new(self.record.clone()), status, guest, laps }
     }
 
     fn publish(&self) {

@@ -14,6 +14,7 @@ mod classes;
 mod events;
 mod failure;
 mod host;
+mod laps;
 mod limits;
 mod operations;
 mod options;

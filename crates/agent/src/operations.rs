@@ -78,7 +78,7 @@ type Ended = (Result<Option<Place>, Failure>, Result<Vm, EndReason>);
 
 /// Writes down that it runs; a VM that cannot be found again after a restart is not kept.
 async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> Ended {
-    let vm = match vm {
+    let mut vm = match vm {
         Ok(vm) => vm,
         Err(failure) => return not_started(failure),
     };
@@ -86,6 +86,7 @@ async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> 
     points::pass(host, "start.woken").await;
     match save(host, Record { place: place.clone(), reason: None, ..record.clone() }).await {
         Ok(()) => {
+            vm.recorded();
             points::pass(host, "start.recorded").await;
             (Ok(Some(place)), Ok(vm))
         }

@@ -4,6 +4,7 @@
 //! does. They never wait in the actor's mailbox.
 
 use crate::failure::Failure;
+use crate::laps::Laps;
 use crate::record::Record;
 use guestlink::Envd;
 use model::CapsuleStatus;
@@ -41,6 +42,8 @@ pub struct View {
     pub status: CapsuleStatus,
     /// Its guest, while it runs.
     pub guest: Option<Guest>,
+    /// How long the steps of its start took, while it runs.
+    pub laps: Option<Arc<Laps>>,
 }
 
 /// The part of a capsule that is shared between its actor and everybody else.

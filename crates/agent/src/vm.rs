@@ -8,6 +8,7 @@ pub use saving::Standstill;
 
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::laps::Laps;
 use crate::limits;
 use crate::points;
 use crate::record::{Class, Place, Record};
@@ -44,6 +45,7 @@ pub struct Vm {
     /// Key of the guest daemon in its memory, where that is known.
     daemon: Option<String>,
     booted: bool,
+    laps: Laps,
     gone: CancellationToken,
     /// The draft of its next generation, begun while nobody waits for it.
     ahead: Option<JoinHandle<Option<Draft>>>,
@@ -65,6 +67,7 @@ impl Vm {
         let failure = match timeout(limits::VM_LOAD, vm.machine.load(&spec, &state)).await {
             Ok(Ok(())) => {
                 vm.booted = false;
+                vm.laps.lap("load");
                 return Ok(vm);
             }
             Ok(Err(error)) => Failure::at("loading the device state")(error),
@@ -103,15 +106,17 @@ impl Vm {
         pin: Option<Pin>,
         id: Uuid,
     ) -> Result<Self, Failure> {
+        let mut laps = Laps::begin();
         let dirs = Dirs::of(host, id);
         let space = host.pool.admit(limits::ADMIT_DISK).inspect_err(|_| dirs.remove()).map_err(Host::no_space)?;
         let root_disk = dirs.disk();
         let (slot, cloned) = tokio::join!(host.network.acquire(), host.clone_disk(disk, &root_disk, &dirs.runtime));
         let slot = slot.inspect_err(|_| dirs.remove()).map_err(Failure::at("taking a network slot"))?;
         let how = if matches!(base, Base::Zero { .. }) { Start::Boot(host.boot_source()) } else { Start::Load };
+        laps.lap("slot and disk");
         points::pass(host, "start.acquired").await;
         let launched = match cloned {
-            Ok(()) => launch(host, class, &slot, &base, id, &how).await,
+            Ok(()) => launch(host, class, &slot, &base, id, &how, &mut laps).await,
             Err(failure) => Err(failure),
         };
         let (keeper, machine) = match launched {
@@ -134,6 +139,7 @@ impl Vm {
             _pin: pin,
             _space: Some(space),
             booted: true,
+            laps,
             gone: CancellationToken::new(),
             ahead: None,
         })
@@ -165,6 +171,7 @@ impl Vm {
             _pin: pin,
             _space: host.pool.admit(limits::ADMIT_DISK).ok(),
             booted: false,
+            laps: Laps::begin(),
             gone: CancellationToken::new(),
             ahead: None,
         };
@@ -207,10 +214,12 @@ impl Vm {
 
     /// Lets it run and tells its guest who it is. Nothing of the user's runs in the guest before that.
     pub async fn wake(&mut self, host: &Arc<Host>, record: &Record, purpose: Purpose) -> Result<(), Failure> {
+        self.laps.skip();
         self.envd = envd(&self.slot, record.identity.access_token.clone());
         self.apply_policy(record).await?;
         // A clone's guest knows another token; by this it sees that its host stands for the new one.
         self.slot.set_metadata(Some(metadata(record)));
+        self.laps.lap("policy");
         if self.booted {
             self.wait_healthy(limits::GUEST_BOOT).await?;
         } else {
@@ -218,6 +227,7 @@ impl Vm {
         }
         points::pass(host, "start.running").await;
         self.configure(record, purpose).await?;
+        self.laps.lap("guest");
         if purpose == Purpose::Resume {
             self.renew_daemon(host).await;
         }
@@ -297,6 +307,16 @@ impl Vm {
         Ok(())
     }
 
+    /// Its record has been written.
+    pub fn recorded(&mut self) {
+        self.laps.lap("record");
+    }
+
+    /// How long the steps of its start took.
+    pub fn laps(&self) -> &Laps {
+        &self.laps
+    }
+
     /// Whether its VMM lives.
     pub fn alive(&self) -> bool {
         self.keeper.wait_exit().now_or_never().is_none()
@@ -357,6 +377,7 @@ async fn launch(
     base: &Base,
     id: Uuid,
     how: &Start,
+    laps: &mut Laps,
 ) -> Result<(Keeper, Box<dyn Machine>), Failure> {
     let spec = spec(host, class, base, id);
     let command = host.vmm.command(&spec, how).map_err(Failure::at("describing the VM"))?;
@@ -370,9 +391,13 @@ async fn launch(
         pager: None,
     };
     let keeper = keeper::launch(&host.program, &keeper_spec).await.map_err(Failure::at("starting the keeper"))?;
+    laps.lap("keeper");
     points::pass(host, "start.launched").await;
     match connect(host, &keeper, &spec.runtime_dir, limits::VMM_START).await {
-        Ok(machine) => Ok((keeper, machine)),
+        Ok(machine) => {
+            laps.lap("vmm");
+            Ok((keeper, machine))
+        }
         Err(failure) => {
             let _ = keeper.kill().await;
             Err(failure)

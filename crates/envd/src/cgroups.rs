@@ -8,8 +8,6 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::limits;
-
 /// Which group a process belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
@@ -90,10 +88,10 @@ impl Cgroups {
         self.write_freeze(b"1");
     }
 
-    /// Returns when they stand still, or after half a second; false then. Without groups there is nothing that could.
-    pub async fn frozen(&self) -> bool {
+    /// Returns when they stand still, or after `patience`; false then. Without groups there is nothing that could.
+    pub async fn frozen(&self, patience: Duration) -> bool {
         let Some(tree) = &self.0 else { return true };
-        let deadline = Instant::now() + limits::FREEZING;
+        let deadline = Instant::now() + patience;
         while !tree.is_frozen() {
             if Instant::now() > deadline {
                 tracing::warn!("user processes did not freeze in time");

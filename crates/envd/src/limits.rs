@@ -83,6 +83,8 @@ pub const FORWARDED_CONNECTIONS: usize = 1024;
 pub const FREEZE: Duration = Duration::from_secs(10);
 /// How long `/snapshot/prepare` waits for the kernel to have frozen everything.
 pub const FREEZING: Duration = Duration::from_millis(500);
+/// How long `/snapshot/hold` waits for the same: without it there is no snapshot. Below the host's limit of 3 s.
+pub const HOLDING: Duration = Duration::from_secs(2);
 /// Clock differences `/init` leaves alone: behind, ahead.
 pub const CLOCK_SLACK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Longest wait for running answers when the daemon is told to stop.

@@ -5,6 +5,7 @@
 //! snapshot is only held for a moment: once released, it goes on with everything it had.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use listen::{Generation, Handle};
 
@@ -86,9 +87,9 @@ impl Quiesce {
         });
     }
 
-    /// Returns when they stand still, or after half a second; false then.
-    pub async fn prepared(&self) -> bool {
-        self.cgroups.frozen().await
+    /// Returns when they stand still, or after `patience`; false then.
+    pub async fn stand_still(&self, patience: Duration) -> bool {
+        self.cgroups.frozen(patience).await
     }
 
     /// Whether user processes have run on since a hold whose recovery has not come: in a clone they then ran as those of the

@@ -10,6 +10,8 @@ use std::time::Duration;
 use lab::{Guest, INTERNET, Lab, PORT, namespaces, on_a_host};
 use network::{AdoptError, Network, Orphans, Policy};
 
+const AT_ONCE: usize = 500;
+
 fn assert_nothing_left(lab: &Lab) {
     assert_eq!(namespaces(&lab.instance), [] as [String; 0]);
     let links = lab::ip("-o link");
@@ -20,10 +22,10 @@ fn assert_nothing_left(lab: &Lab) {
 }
 
 #[test]
-fn fifty_at_once_are_fifty_different_ones() {
+fn five_hundred_at_once_are_as_many_different_ones() {
     on_a_host(|lab| async move {
         let network = lab.network(4).await;
-        let acquisitions = (0..50).map(|_| {
+        let acquisitions = (0..AT_ONCE).map(|_| {
             let network = network.clone();
             tokio::spawn(async move { network.acquire().await.unwrap() })
         });
@@ -32,7 +34,7 @@ fn fifty_at_once_are_fifty_different_ones() {
             slots.push(acquisition.await.unwrap());
         }
         let indexes: BTreeSet<_> = slots.iter().map(network::Slot::index).collect();
-        assert_eq!(indexes.len(), 50);
+        assert_eq!(indexes.len(), AT_ONCE);
         assert!(slots.iter().all(|slot| slot.namespace_path().exists()));
         network.destroy_all().await.unwrap();
         assert_nothing_left(&lab);

@@ -3,12 +3,14 @@
 use super::missing;
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::laps::Laps;
 use crate::record::Class;
 use crate::shared::View;
 use connectrpc::ConnectError;
 use model::lifetime::AtEnd;
 use model::{CapsuleId, Lifetime, limits};
 use proto::hostagent::v1 as wire;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// A capsule's id. Checked here, so that nothing else than an id ever becomes part of a path.
@@ -87,6 +89,18 @@ pub fn sandbox(host: &Host, view: &View, last_active_unix_ms: u64) -> wire::Sand
         reason: record.reason.as_ref().map(ToString::to_string).unwrap_or_default(),
         ..Default::default()
     }
+}
+
+/// What a start took.
+pub fn steps(laps: &Laps) -> Vec<wire::Step> {
+    let step =
+        |(name, took): &(&str, Duration)| wire::Step { name: (*name).to_owned(), us: us(*took), ..Default::default() };
+    laps.taken().iter().map(step).collect()
+}
+
+/// Whole microseconds.
+pub fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What this host is.

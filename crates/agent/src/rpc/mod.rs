@@ -44,7 +44,7 @@ impl Service {
         Ok(sandbox(&self.host, &view, handle.shared.last_active_ms()))
     }
 
-    async fn create(&self, request: wire::CreateSandboxRequest) -> Result<wire::Sandbox, ConnectError> {
+    async fn create(&self, request: wire::CreateSandboxRequest) -> Result<wire::CreateSandboxResponse, ConnectError> {
         let id = identifier(&request.sandbox_id)?;
         let record = self.new_record(id, &request)?;
         let (reply, answer) = tokio::sync::oneshot::channel();
@@ -52,7 +52,9 @@ impl Service {
         let (handle, new) = self.registry.get_or_insert(id, make)?;
         // A repeated create waits for the same start.
         let view = if new { answer.await.map_err(|_| Failure::Stopping)?? } else { handle.join().await? };
-        Ok(sandbox(&self.host, &view, handle.shared.last_active_ms()))
+        let steps = view.laps.as_ref().filter(|_| new).map(|laps| convert::steps(laps)).unwrap_or_default();
+        let sandbox = sandbox(&self.host, &view, handle.shared.last_active_ms()).into();
+        Ok(wire::CreateSandboxResponse { sandbox, steps, ..Default::default() })
     }
 
     fn new_record(&self, id: CapsuleId, request: &wire::CreateSandboxRequest) -> Result<Record, Failure> {
@@ -97,8 +99,7 @@ impl wire::HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, wire::CreateSandboxRequest>,
     ) -> ServiceResult<wire::CreateSandboxResponse> {
-        let sandbox = self.create(request.to_owned_message()).await?;
-        Response::ok(wire::CreateSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
+        Response::ok(self.create(request.to_owned_message()).await?)
     }
 
     async fn pause_sandbox(
@@ -142,10 +143,9 @@ impl wire::HostAgentService for Service {
     ) -> ServiceResult<wire::SnapshotSandboxResponse> {
         let handle = self.registry.get(identifier(request.sandbox_id)?)?;
         let Standstill { whole, taking } = handle.snapshot(snapshot(request.snapshot_id)?).await?;
-        let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         Response::ok(wire::SnapshotSandboxResponse {
-            standstill_us: us(whole),
-            taking_us: us(taking),
+            standstill_us: convert::us(whole),
+            taking_us: convert::us(taking),
             ..Default::default()
         })
     }

@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use crate::daemon::{Daemon, blocking};
 use crate::quiesce::Sign;
 use crate::settings::{Settings, Token};
-use crate::{machine, metadata};
+use crate::{limits, machine, metadata};
 
 /// Body of `POST /init`. Everything is optional; unknown keys are ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -62,7 +62,7 @@ pub(super) async fn prepare(State(daemon): State<Arc<Daemon>>) -> StatusCode {
     // Processes come to rest while the forwarding of their ports ends.
     daemon.quiesce.prepare();
     daemon.ports.stop().await;
-    daemon.quiesce.prepared().await;
+    daemon.quiesce.stand_still(limits::FREEZING).await;
     StatusCode::NO_CONTENT
 }
 
@@ -70,7 +70,7 @@ pub(super) async fn prepare(State(daemon): State<Arc<Daemon>>) -> StatusCode {
 /// goes on after its snapshot.
 pub(super) async fn hold(State(daemon): State<Arc<Daemon>>) -> Result<StatusCode, Refusal> {
     daemon.quiesce.hold();
-    if daemon.quiesce.prepared().await {
+    if daemon.quiesce.stand_still(limits::HOLDING).await {
         return Ok(StatusCode::NO_CONTENT);
     }
     daemon.quiesce.release();

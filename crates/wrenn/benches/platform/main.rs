@@ -9,6 +9,7 @@ mod floor;
 mod fork;
 #[path = "../../tests/platform/platform.rs"]
 mod platform;
+mod steps;
 
 use figure::{Figure, median, print};
 use floor::Floor;
@@ -43,6 +44,7 @@ async fn main() -> Verdict {
     let mut floor = Floor::open(&platform).await?;
     if wanted("create") {
         figures.extend(create(&platform, &floor).await?);
+        figures.extend(steps::measure(&platform).await?);
     }
     if wanted("resume") || wanted("pause") {
         let measured = pause_and_resume(&platform, &mut floor).await?;

@@ -2,11 +2,14 @@
 
 use crate::Verdict;
 use crate::host::Footprint;
-use crate::platform::Platform;
+use crate::platform::{Platform, SETTLE};
 use futures_util::future::try_join_all;
-use model::CapsuleId;
+use model::{CapsuleId, CapsuleStatus, Code};
 
 const ROUNDS: usize = 20;
+/// Storms on one capsule, and who takes part in each.
+const STORMS: usize = 4;
+const CALLERS: usize = 24;
 
 /// Keeps 32 MiB and a file, changes both by random writes and by zeroing, and answers with their digests. Its state is
 /// nowhere but in the capsule's memory and on its disk.
@@ -78,4 +81,40 @@ pub async fn five_at_once_leave_nothing(platform: &mut Platform) -> Verdict {
     try_join_all(capsules.iter().map(|capsule| platform.destroy(capsule.id))).await?;
     let after = Footprint::settled(&platform.dir, instance.trim()).await;
     before.compare(&after)
+}
+
+/// Many callers want different things of one capsule at the same time: each gets what it wanted or is told why not, and
+/// what is left is one capsule in one state, with all it held. The last one wants it gone.
+pub async fn a_storm_on_one_capsule_leaves_one_state(platform: &mut Platform) -> Verdict {
+    let before = crate::host::saved(&platform.dir);
+    let id = platform.capsule().await?.id;
+    start_keeper(platform, id, KEEPER).await?;
+    let digest = platform.sh(id, "echo step 1 > /root/in; cat /root/out").await?;
+    for round in 0..STORMS {
+        let (last, client) = (round + 1 == STORMS, &platform.client);
+        let asked = (0..CALLERS).map(|caller| async move {
+            match caller % 4 {
+                0 => client.pause(id).await.map(drop),
+                1 => client.resume(id, false).await.map(drop),
+                2 => client.ping(id).await,
+                _ if last => client.destroy(id).await,
+                _ => client.get(id).await.map(drop),
+            }
+        });
+        for answer in futures_util::future::join_all(asked).await {
+            match answer.as_ref().err().map(client::Error::code) {
+                None | Some(Some(Code::InvalidState | Code::Conflict | Code::Unavailable | Code::NotFound)) => {}
+                Some(_) => return Err(format!("round {round}: {answer:?}").into()),
+            }
+        }
+        let capsule = platform.client.settled(id, SETTLE).await?;
+        match capsule.status {
+            CapsuleStatus::Stopped if last => return crate::host::saved_again(&platform.dir, &before).await,
+            CapsuleStatus::Running if !last => {}
+            CapsuleStatus::Paused if !last => platform.resume(id).await?,
+            status => return Err(format!("round {round}: it is {status}").into()),
+        }
+        assert_eq!(platform.sh(id, "echo sum > /root/in; cat /root/out").await?, digest);
+    }
+    Ok(())
 }

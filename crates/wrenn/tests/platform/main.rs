@@ -67,6 +67,7 @@ async fn main() {
         startup::full_disk_stops_no_capsule_for_good,
         lifecycle::memory_and_disk_survive_twenty_rounds,
         lifecycle::five_at_once_leave_nothing,
+        lifecycle::a_storm_on_one_capsule_leaves_one_state,
         fork::clones_go_on_from_one_moment,
         fork::clocks_are_right_after_a_long_snapshot,
         fork::clones_outlive_a_killed_platform,
