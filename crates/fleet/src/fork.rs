@@ -26,8 +26,8 @@ const FORGOTTEN_AFTER_S: u64 = 30 * 60;
 
 impl Fleet {
     /// Makes clones of a running capsule, which goes on. Each is a capsule of its own with the memory, processes and disk
-    /// of that moment; one that could not be made is an error beside the others. When the caller leaves they are destroyed: nobody has
-    /// their ids.
+    /// of that moment; one that could not be made is an error beside the others. When the caller leaves they are destroyed:
+    /// nobody has their ids.
     pub async fn fork(&self, team: TeamId, id: CapsuleId, how: Fork) -> Result<Vec<Result<Capsule, Error>>, Error> {
         let source = self.running(team, id).await?;
         let (sender, answer) = oneshot::channel();
