@@ -3,11 +3,13 @@
 use crate::classes::Classes;
 use crate::events::Outbox;
 use crate::failure::Failure;
+use crate::limits;
 use crate::proxy::Guests;
 use crate::ready::Ready;
-use crate::record::Records;
+use crate::record::{Class, Records};
 use crate::snapshots::Snapshots;
 use image::Artifacts;
+use keeper::cgroup::CgroupSpec;
 use memory::{Generation, Shelf};
 use network::Network;
 use std::collections::BTreeMap;
@@ -28,6 +30,8 @@ pub struct Host {
     pub program: PathBuf,
     /// Sockets of VMs; short, because a socket's path has 107 bytes.
     pub runtime: PathBuf,
+    /// Control group that holds those of all VMMs.
+    pub groups: String,
     /// What guests boot from.
     pub artifacts: Artifacts,
     /// Disks.
@@ -78,6 +82,21 @@ impl Host {
     /// Directory of the VMs' sockets.
     pub fn runtime_dir(&self) -> &Path {
         &self.runtime
+    }
+
+    /// Nothing in it: the file system of VMMs that run.
+    pub fn empty_dir(&self) -> PathBuf {
+        self.runtime.join("empty")
+    }
+
+    /// Control group of a VMM. Its vCPUs may use what they are sold as; what it does beside them gets half a CPU.
+    pub fn group(&self, vm: Uuid, class: &Class) -> CgroupSpec {
+        let limits = keeper::cgroup::Limits {
+            memory_bytes: Some((u64::from(class.memory_mb) << 20) + limits::VMM_MEMORY),
+            cpu_milli: Some(u64::from(class.vcpus) * 1000 + 500),
+            pids: Some(limits::VMM_THREADS),
+        };
+        CgroupSpec { parent: self.groups.clone(), name: vm.simple().to_string(), limits }
     }
 
     /// `firecracker`, `qemu-kvm` or `qemu-tcg`.

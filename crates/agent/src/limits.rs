@@ -45,6 +45,13 @@ pub const ADMIT_DISK: u64 = 256 << 20;
 pub const READY_SLOTS: usize = 4;
 /// A VMM dies before its host's own programs when memory runs out.
 pub const VMM_OOM_SCORE: i32 = 500;
+/// Memory of a VMM beside its guest's, page cache included; what an emulator has translated is a good part of it.
+pub const VMM_MEMORY: u64 = 512 << 20;
+/// Threads of a VMM: virtual CPUs and whoever waits for its disks.
+pub const VMM_THREADS: u64 = 256;
+/// The first of 2^27 user ids that VMMs run as, each with the number of its network slot: beyond the ids that systemd gives to
+/// containers (its `UIDS-GIDS.md`), below the signed limit.
+pub const VMM_USERS: u32 = 0x7000_0000;
 /// Longest console line shown in an error.
 pub const CONSOLE_LINE: usize = 256;
 /// Commands a VM runs before it waits as a ready one.

@@ -86,6 +86,11 @@ impl Layout<'_> {
     }
 }
 
+/// Control group of an instance's VMMs.
+pub fn groups(instance: &network::InstanceId) -> String {
+    format!("wrenn-{instance}")
+}
+
 /// Directory of the sockets of an instance's VMs: in memory, and short.
 pub fn runtime_dir(instance: &network::InstanceId) -> PathBuf {
     Path::new("/run/wrenn").join(instance.to_string())

@@ -3,7 +3,7 @@
 use crate::classes::Classes;
 use crate::events::Outbox;
 use crate::host::Host;
-use crate::options::{Layout, Options, runtime_dir};
+use crate::options::{Layout, Options, groups, runtime_dir};
 use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::{Class, Records};
@@ -203,7 +203,9 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     let layout = Layout(&options.dir);
     let instance = layout.instance().map_err(directory(&options.dir))?;
     let runtime = runtime_dir(&instance);
-    std::fs::create_dir_all(&runtime).map_err(directory(&runtime))?;
+    let empty = runtime.join("empty");
+    std::fs::create_dir_all(&empty).map_err(directory(&empty))?;
+    let groups = groups(&instance);
     let capsules = pool.path().join("capsules");
     let records = Records::open(capsules.clone()).map_err(directory(&capsules))?;
     let generations = pool.path().join("generations");
@@ -217,6 +219,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
 
     let listing = records.list().map_err(directory(&capsules))?;
     adopt::end_unowned_vms(&listing, &vms, &runtime).await;
+    keeper::cgroup::sweep(&groups);
     let slots = NetworkOptions {
         instance,
         wrenn_dir: options.dir.clone(),
@@ -231,6 +234,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     let host = Arc::new(Host {
         program: options.program,
         runtime,
+        groups,
         artifacts,
         pool,
         network,

@@ -1,6 +1,6 @@
 //! Removing everything an agent has on its host, without a running agent: `wrenn down`.
 
-use crate::options::{Layout, runtime_dir};
+use crate::options::{Layout, groups, runtime_dir};
 use std::io;
 use std::path::Path;
 
@@ -40,6 +40,8 @@ pub async fn teardown(dir: &Path, purge: bool) -> Result<(), TeardownError> {
             }
         }
     }
+    let group = groups(&instance);
+    keeper::cgroup::remove_parent(&group).map_err(files(Path::new(&group)))?;
     network::destroy_all(&instance, dir).await?;
     remove(&runtime).map_err(files(&runtime))?;
     remove(&dir.join("run")).map_err(files(dir))?;

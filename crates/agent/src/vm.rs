@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use vmm::{Mac, Machine, MachineSpec, Memory, Nic, Start};
+use vmm::{Confinement, Mac, Machine, MachineSpec, Memory, Nic, Start, User};
 
 /// A VM of this host.
 pub struct Vm {
@@ -195,7 +195,7 @@ impl Vm {
     }
 
     fn spec(&self, host: &Host) -> MachineSpec {
-        spec(host, &self.class, &self.base, self.id)
+        spec(host, &self.class, &self.slot, &self.base, self.id)
     }
 
     /// Where a capsule in this VM is, which was resumed into it or began in it.
@@ -379,14 +379,13 @@ async fn launch(
     how: &Start,
     laps: &mut Laps,
 ) -> Result<(Keeper, Box<dyn Machine>), Failure> {
-    let spec = spec(host, class, base, id);
+    let spec = spec(host, class, slot, base, id);
     let command = host.vmm.command(&spec, how).map_err(Failure::at("describing the VM"))?;
     let keeper_spec = KeeperSpec {
         dir: spec.runtime_dir.clone(),
         command,
         network_namespace: Some(slot.namespace_path()),
-        cgroups: Vec::new(),
-        user: None,
+        cgroup: Some(host.group(id, class)),
         oom_score_adj: limits::VMM_OOM_SCORE,
         pager: None,
     };
@@ -405,8 +404,9 @@ async fn launch(
     }
 }
 
-fn spec(host: &Host, class: &Class, base: &Base, id: Uuid) -> MachineSpec {
+fn spec(host: &Host, class: &Class, slot: &Slot, base: &Base, id: Uuid) -> MachineSpec {
     let dirs = Dirs::of(host, id);
+    let number = limits::VMM_USERS + slot.number();
     MachineSpec {
         vcpus: class.vcpus,
         memory_bytes: u64::from(class.memory_mb) << 20,
@@ -415,6 +415,7 @@ fn spec(host: &Host, class: &Class, base: &Base, id: Uuid) -> MachineSpec {
         modules_disk: Some(host.artifacts.modules_disk.clone()),
         network: Some(Nic { tap: network::TAP.to_owned(), mac: Mac(network::GUEST_MAC) }),
         runtime_dir: dirs.runtime,
+        confinement: Some(Confinement { user: User { uid: number, gid: number }, root: host.empty_dir() }),
     }
 }
 

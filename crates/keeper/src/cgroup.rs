@@ -1,11 +1,14 @@
 //! Control groups for VMMs: version 2 where its controllers are, else one hierarchy per controller (version 1).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// File of a group that lists and takes processes, in both versions.
-pub(crate) const PROCS: &str = "cgroup.procs";
+const PROCS: &str = "cgroup.procs";
 
 const ROOT: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
@@ -13,8 +16,19 @@ const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 /// Period of the CPU limit, the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 
+/// The group of a VMM to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupSpec {
+    /// Group of all VMMs of an installation.
+    pub parent: String,
+    /// Nobody else's name in it.
+    pub name: String,
+    /// What the VMM may use.
+    pub limits: Limits,
+}
+
 /// What a group may use; none = no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory, page cache included.
     pub memory_bytes: Option<u64>,
@@ -25,78 +39,108 @@ pub struct Limits {
 }
 
 /// A group: one directory on version 2, one per controller on version 1.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cgroup {
+#[derive(Debug)]
+pub(crate) struct Cgroup {
     dirs: Vec<PathBuf>,
 }
 
-/// A limit this host cannot set, and why.
-#[derive(Debug)]
-pub struct Unlimited {
-    /// `memory`, `cpu` or `pids`.
-    pub controller: &'static str,
-    /// Why not.
-    pub source: io::Error,
+/// A limit this host cannot set.
+#[derive(Debug, thiserror::Error)]
+#[error("no limit of {controller}: {source}")]
+pub(crate) struct Unlimited {
+    controller: &'static str,
+    source: io::Error,
 }
 
-impl Cgroup {
-    /// Makes the group `parent/name`, or takes it over, and sets `limits`. What cannot be limited here is reported, not refused:
-    /// a guest without a limit is better than none.
-    pub fn create(parent: &str, name: &str, limits: &Limits) -> (Self, Vec<Unlimited>) {
-        let mut group = Self { dirs: Vec::new() };
+impl CgroupSpec {
+    /// Makes the group and puts a process into it. What cannot be limited here is reported, not refused: a guest without a
+    /// limit is better than none.
+    pub(crate) fn join(&self, pid: u32) -> (Cgroup, Vec<Unlimited>) {
+        let mut group = Cgroup { dirs: Vec::new() };
         let mut unlimited = Vec::new();
-        let root = Path::new(ROOT);
-        let unified = root.join("cgroup.controllers").exists();
+        let unified = is_unified();
         for controller in CONTROLLERS {
-            let base = if unified { root.to_owned() } else { root.join(controller) };
-            let dir = base.join(parent).join(name);
-            let made = prepare(&base, parent, controller, unified).and_then(|()| fs::create_dir_all(&dir));
-            let limited = made.and_then(|()| {
-                if !group.dirs.contains(&dir) {
-                    group.dirs.push(dir.clone());
-                }
-                limits.set(&dir, controller, unified)
-            });
-            if let Err(source) = limited {
+            let dir = hierarchy(controller, unified).join(&self.parent).join(&self.name);
+            let joined = prepare(&dir, controller, unified)
+                .and_then(|()| self.limits.set(&dir, controller, unified))
+                .and_then(|()| fs::write(dir.join(PROCS), pid.to_string()));
+            if let Err(source) = joined {
                 unlimited.push(Unlimited { controller, source });
+            }
+            if !group.dirs.contains(&dir) {
+                group.dirs.push(dir);
             }
         }
         (group, unlimited)
     }
 
-    /// The directories a VMM has to join, for [`crate::KeeperSpec::cgroups`].
-    pub fn dirs(&self) -> &[PathBuf] {
-        &self.dirs
-    }
-
-    /// Processes in it.
-    pub fn pids(&self) -> Vec<u32> {
-        let lists = self.dirs.iter().filter_map(|dir| fs::read_to_string(dir.join(PROCS)).ok());
-        let mut pids: Vec<u32> =
-            lists.flat_map(|list| list.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
-    }
-
-    /// Removes it; fails while there are processes in it.
-    pub fn remove(&self) -> io::Result<()> {
-        for dir in &self.dirs {
-            match fs::remove_dir(dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+    /// Removes the group; refused ([`io::ErrorKind::ResourceBusy`]) while there is a process in it.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        parents(&self.parent).iter().try_for_each(|parent| remove(&parent.join(&self.name)))
     }
 }
 
-/// On version 2 a controller has to be handed down from the root.
-fn prepare(base: &Path, parent: &str, controller: &str, unified: bool) -> io::Result<()> {
-    fs::create_dir_all(base.join(parent))?;
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Cgroup {
+    /// Removes the group of a process that has ended, and tells whether the kernel killed it for want of memory.
+    pub(crate) fn end(self) -> bool {
+        let oom = oom_kills(&self.dirs) > 0;
+        for dir in &self.dirs {
+            // What cannot be removed is found by the next sweep.
+            let _ = fs::remove_dir(dir);
+        }
+        oom
+    }
+}
+
+/// Names of the groups in `parent` that still exist, after an attempt to remove those without a process.
+pub fn sweep(parent: &str) -> BTreeSet<String> {
+    let mut left = BTreeSet::new();
+    for parent in parents(parent) {
+        let Ok(entries) = fs::read_dir(&parent) else { continue };
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            // The kernel refuses while there are processes in it (EBUSY).
+            if fs::remove_dir(entry.path()).is_err() {
+                left.insert(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+    }
+    left
+}
+
+/// Removes the group of all VMMs of an installation, once it has none any more.
+pub fn remove_parent(parent: &str) -> io::Result<()> {
+    sweep(parent);
+    parents(parent).iter().try_for_each(|dir| remove(dir))
+}
+
+fn parents(parent: &str) -> BTreeSet<PathBuf> {
+    let unified = is_unified();
+    CONTROLLERS.iter().map(|controller| hierarchy(controller, unified).join(parent)).collect()
+}
+
+fn is_unified() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+fn hierarchy(controller: &str, unified: bool) -> PathBuf {
+    if unified { PathBuf::from(ROOT) } else { Path::new(ROOT).join(controller) }
+}
+
+/// On version 2 a controller has to be handed down from the root. A hierarchy that is not mounted is not made up.
+fn prepare(dir: &Path, controller: &str, unified: bool) -> io::Result<()> {
+    let hierarchy = hierarchy(controller, unified);
+    fs::metadata(hierarchy.join(PROCS))?;
+    fs::create_dir_all(dir)?;
     if unified {
-        for dir in [base.to_owned(), base.join(parent)] {
-            fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"))?;
+        for above in dir.ancestors().skip(1).take_while(|above| above.starts_with(&hierarchy)) {
+            fs::write(above.join("cgroup.subtree_control"), format!("+{controller}"))?;
         }
     }
     Ok(())
@@ -117,7 +161,7 @@ impl Limits {
 }
 
 /// Processes of these groups the kernel has killed for want of memory, so far.
-pub(crate) fn oom_kills(dirs: &[PathBuf]) -> u64 {
+fn oom_kills(dirs: &[PathBuf]) -> u64 {
     dirs.iter()
         .flat_map(|dir| ["memory.events", "memory.oom_control"].map(|file| dir.join(file)))
         .filter_map(|path| count(&path))

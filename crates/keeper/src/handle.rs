@@ -153,7 +153,7 @@ impl Keeper {
     /// Waits for the VMM's end, and for the keeper's with it. Somebody has to wait for a keeper this process launched,
     /// or a zombie stays.
     pub async fn wait_exit(&self) -> Result<ExitRecord, WaitError> {
-        let error = |source| WaitError { dir: self.dir.clone(), source };
+        let error = |source| self.waiting(source);
         // Never cleared: a pidfd stays readable once the process ended.
         let _ready = self.pidfd.readable().await.map_err(error)?;
         if let Some(child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -167,12 +167,35 @@ impl Keeper {
     /// Ends the VMM without asking the guest, and the keeper with it. Done when both are gone.
     pub async fn kill(&self) -> Result<ExitRecord, WaitError> {
         self.request_end()?;
-        if let Ok(exit) = tokio::time::timeout(limits::KILL, self.wait_exit()).await {
-            return exit;
+        let exit = if let Ok(exit) = tokio::time::timeout(limits::KILL, self.wait_exit()).await {
+            exit?
+        } else {
+            tracing::warn!(dir = %self.dir.display(), "the keeper does not end; killing it");
+            self.signal(Signal::KILL)?;
+            self.wait_exit().await?
+        };
+        if exit.cause == Cause::KeeperLost {
+            let removed = tokio::time::timeout(limits::KILL, self.remove_group()).await;
+            removed.unwrap_or_else(|late| Err(late.into())).map_err(|source| self.waiting(source))?;
         }
-        tracing::warn!(dir = %self.dir.display(), "the keeper does not end; killing it");
-        self.signal(Signal::KILL)?;
-        self.wait_exit().await
+        Ok(exit)
+    }
+
+    /// What a keeper would have done that was killed: its VMM is on the way to its end, and its group with it.
+    async fn remove_group(&self) -> io::Result<()> {
+        let spec: Option<KeeperSpec> = records::read(&self.dir, SPEC)?;
+        let Some(group) = spec.and_then(|spec| spec.cgroup) else { return Ok(()) };
+        while let Err(error) = group.remove() {
+            if error.kind() != io::ErrorKind::ResourceBusy {
+                return Err(error);
+            }
+            tokio::time::sleep(limits::RETRY).await;
+        }
+        Ok(())
+    }
+
+    fn waiting(&self, source: io::Error) -> WaitError {
+        WaitError { dir: self.dir.clone(), source }
     }
 
     /// Asks the keeper to end the VMM and itself; does not wait.
@@ -183,7 +206,7 @@ impl Keeper {
     fn signal(&self, signal: Signal) -> Result<(), WaitError> {
         match pidfd_send_signal(self.pidfd.get_ref().as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(error) => Err(WaitError { dir: self.dir.clone(), source: error.into() }),
+            Err(error) => Err(self.waiting(error.into())),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The keeper: a small process that is the parent of one VMM and outlives the agent.
 //!
-//! Knows: how to start a VMM in its network namespace and groups, its console (drained always, the last 256 KiB kept
+//! Knows: how to start a VMM in its network namespace, its control group ([`cgroup`]), its console (drained always, the last 256 KiB kept
 //! and served), its guest memory where that is brought page by page, how it ended and why, and how a restarted agent finds
 //! both processes again.
 //! Must never know: capsules, RPC, what the VMM is told to do on its control socket.
@@ -18,5 +18,5 @@ mod run;
 
 pub use console::{Console, ConsoleHead, console};
 pub use handle::{Keeper, LaunchError, WaitError, attach, launch};
-pub use records::{Cause, End, ExitRecord, KeeperSpec, PAGER, PagerSpec, Running, User};
+pub use records::{Cause, End, ExitRecord, KeeperSpec, PAGER, PagerSpec, Running};
 pub use run::{RunError, run};

@@ -29,6 +29,9 @@ pub const LAUNCH: Duration = Duration::from_secs(30);
 /// From the request to end to the keeper's end; after that it is killed, and the VMM with it.
 pub const KILL: Duration = Duration::from_secs(5);
 
+/// Between two attempts to remove the group of a VMM that is about to end.
+pub const RETRY: Duration = Duration::from_millis(10);
+
 /// From a VMM's connection to the pager to its message about its memory.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 

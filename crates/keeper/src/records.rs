@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sys::spawn::Exit;
 
+use crate::cgroup::CgroupSpec;
 use crate::limits;
 
 pub(crate) const SPEC: &str = "spec.json";
@@ -29,10 +30,8 @@ pub struct KeeperSpec {
     pub command: vmm::Command,
     /// Network namespace the VMM enters, such as `/run/netns/NAME`.
     pub network_namespace: Option<PathBuf>,
-    /// Control group directories the VMM joins: one on v2, one per controller on v1. See [`crate::cgroup`].
-    pub cgroups: Vec<PathBuf>,
-    /// Who the VMM runs as; the keeper's user otherwise.
-    pub user: Option<User>,
+    /// Control group the VMM is put into as soon as it runs; it lasts as long as the VMM.
+    pub cgroup: Option<CgroupSpec>,
     /// How readily the kernel kills the VMM when memory runs out, -1000 to 1000.
     pub oom_score_adj: i32,
     /// Guest memory to be brought page by page to a VMM that connects to [`PAGER`].
@@ -46,17 +45,6 @@ pub struct PagerSpec {
     pub memory: PathBuf,
     /// What to bring first: a file with a [`memory::pager::WorkingSet`].
     pub working_set: Option<PathBuf>,
-}
-
-/// User and groups of a VMM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// User id.
-    pub uid: u32,
-    /// Primary group id.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
 }
 
 /// A keeper and its VMM. Process ids are used again, so each comes with its start time (`proc_pid_stat(5)`, field 22).

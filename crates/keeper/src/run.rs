@@ -1,12 +1,12 @@
 //! The keeper's own process.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal};
 use sys::readiness::watch;
 use sys::spawn::{Credentials, Exit, Process, Spawn, Stream};
 use tokio::io::unix::AsyncFd;
@@ -14,8 +14,9 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixListener;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
+use vmm::User;
 
-use crate::cgroup;
+use crate::cgroup::{Cgroup, CgroupSpec};
 use crate::console::{Hub, Ring};
 use crate::limits;
 use crate::paging::{Paging, lost};
@@ -80,7 +81,6 @@ async fn keep(spec: &KeeperSpec) -> Result<ExitRecord, RunError> {
     let listener = UnixListener::bind(CONSOLE).map_err(own("make console.sock"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(own("watch signals"))?;
     let paging = spec.pager.as_ref().map(Paging::listen).transpose().map_err(own("offer guest memory"))?;
-    let oom_kills_before = cgroup::oom_kills(&spec.cgroups);
     let process = start(spec).map_err(RunError::Start)?;
     let (mut child, mut output) = split(process).map_err(own("watch the VMM"))?;
     let running = child.running();
@@ -88,6 +88,8 @@ async fn keep(spec: &KeeperSpec) -> Result<ExitRecord, RunError> {
     // The agent may be gone already; the VMM is kept all the same.
     let _ = io::stdout().write_all(b"!").and_then(|()| io::stdout().flush());
 
+    // Only now: joining takes the kernel some 10 ms (an RCU grace period), and nothing of a guest's runs yet.
+    let group = spec.cgroup.as_ref().map(|wanted| join(wanted, running.vmm_pid));
     let (mut requested, mut pages_lost) = (false, None);
     let mut lost = pin!(lost(paging));
     let exit = loop {
@@ -109,11 +111,20 @@ async fn keep(spec: &KeeperSpec) -> Result<ExitRecord, RunError> {
     if let Some(why) = &pages_lost {
         output.errors.push(format!("{why}\n").as_bytes());
     }
-    let oom = cgroup::oom_kills(&spec.cgroups) > oom_kills_before;
+    let oom = group.is_some_and(Cgroup::end);
     let console_tail = output.console.ring.tail(limits::TAIL_BYTES);
     let errors_tail = output.errors.tail(limits::TAIL_BYTES);
     let _ = tokio::time::timeout(limits::DRAIN, output.console.close()).await;
     Ok(ExitRecord::new(exit.into(), cause(exit, requested, pages_lost.is_some(), oom), console_tail, errors_tail))
+}
+
+/// Nobody waits for the answer, so what went wrong is left in the keeper's log.
+fn join(wanted: &CgroupSpec, pid: u32) -> Cgroup {
+    let (group, unlimited) = wanted.join(pid);
+    for problem in unlimited {
+        let _ = writeln!(io::stderr(), "keeper: {problem}");
+    }
+    group
 }
 
 fn cause(exit: Exit, requested: bool, pages_lost: bool, oom: bool) -> Cause {
@@ -136,16 +147,14 @@ fn start(spec: &KeeperSpec) -> io::Result<Process> {
         .stderr(Stream::Pipe)
         .death_signal(Signal::KILL.as_raw())
         .oom_score_adj(spec.oom_score_adj)
+        // Guest memory has no business in a core file.
+        .limit(Resource::Core as u32, 0, 0)
         .no_new_privileges();
     if let Some(path) = &spec.network_namespace {
         spawn = spawn.enter_namespace(File::open(path)?.into());
     }
-    for dir in &spec.cgroups {
-        spawn = spawn.join_cgroup(OpenOptions::new().write(true).open(dir.join(cgroup::PROCS))?.into());
-    }
-    if let Some(user) = &spec.user {
-        let credentials = Credentials { uid: user.uid, gid: user.gid, groups: user.groups.clone() };
-        spawn = spawn.credentials(credentials);
+    if let Some(User { uid, gid }) = spec.command.user {
+        spawn = spawn.credentials(Credentials { uid, gid, groups: vec![gid] });
     }
     spawn.spawn()
 }

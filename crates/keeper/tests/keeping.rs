@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use keeper::cgroup::{self, CgroupSpec, Limits};
 use keeper::{Cause, End, ExitRecord, KeeperSpec, LaunchError};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
@@ -17,17 +18,9 @@ fn program() -> &'static Path {
 }
 
 fn spec(dir: &Path, script: &str) -> KeeperSpec {
-    let command =
-        vmm::Command { program: "/bin/sh".into(), args: vec!["-c".to_owned(), script.to_owned()], cwd: dir.to_owned() };
-    KeeperSpec {
-        dir: dir.to_owned(),
-        command,
-        network_namespace: None,
-        cgroups: Vec::new(),
-        user: None,
-        oom_score_adj: 0,
-        pager: None,
-    }
+    let args = vec!["-c".to_owned(), script.to_owned()];
+    let command = vmm::Command { program: "/bin/sh".into(), args, cwd: dir.to_owned(), user: None };
+    KeeperSpec { dir: dir.to_owned(), command, network_namespace: None, cgroup: None, oom_score_adj: 0, pager: None }
 }
 
 #[tokio::test]
@@ -83,7 +76,7 @@ async fn the_vmm_dies_with_its_keeper() -> Result {
     let dir = tempfile::tempdir()?;
     let mut spec = spec(dir.path(), "exec sleep 1000");
     // As another user, since changing the user takes the death signal away if that was set before.
-    spec.user = Some(keeper::User { uid: 65534, gid: 65534, groups: Vec::new() });
+    spec.command.user = Some(vmm::User { uid: 65534, gid: 65534 });
     spec.command.cwd = "/".into();
     let keeper = keeper::launch(program(), &spec).await?;
     let vmm = rustix::process::Pid::from_raw(keeper.vmm_pid().cast_signed()).ok_or("no pid")?;
@@ -121,18 +114,48 @@ async fn the_console_keeps_the_end_and_follows() -> Result {
 }
 
 #[tokio::test]
-async fn a_vmm_joins_its_groups() -> Result {
+async fn a_vmm_is_limited_and_leaves_no_group() -> Result {
     let dir = tempfile::tempdir()?;
-    let limits = keeper::cgroup::Limits { pids: Some(64), ..Default::default() };
-    let name = format!("test-{}", std::process::id());
-    let (group, _unlimited) = keeper::cgroup::Cgroup::create("wrenn-test", &name, &limits);
-    let mut spec = spec(dir.path(), "exec sleep 1000");
-    spec.cgroups = group.dirs().to_vec();
+    let parent = format!("wrenn-test-{}", std::process::id());
+    let limits = Limits { memory_bytes: Some(64 << 20), cpu_milli: Some(1000), pids: Some(64) };
+    let mut spec = spec(dir.path(), "until [ -e go ]; do sleep 0.01; done; exec tail /dev/zero");
+    spec.cgroup = Some(CgroupSpec { parent: parent.clone(), name: "vm".to_owned(), limits });
     let keeper = keeper::launch(program(), &spec).await?;
-    assert_eq!(group.pids(), [keeper.vmm_pid()]);
-    assert!(group.remove().is_err());
-    keeper.kill().await?;
-    group.remove()?;
+    // It joins behind the caller's back.
+    let of_vmm = format!("/proc/{}/cgroup", keeper.vmm_pid());
+    while fs::read_to_string(&of_vmm)?.lines().filter(|line| line.ends_with(&format!("/{parent}/vm"))).count()
+        < joined()
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(cgroup::sweep(&parent), ["vm".to_owned()].into(), "a group in use stays");
+    fs::write(dir.path().join("go"), "")?;
+    let exit = keeper.wait_exit().await?;
+    assert_eq!((exit.end, exit.cause), (End::Signal(9), Cause::HostOom));
+    assert!(cgroup::sweep(&parent).is_empty());
+    cgroup::remove_parent(&parent)?;
+    Ok(())
+}
+
+/// Lines of `/proc/PID/cgroup` that name the group: one on version 2, else one for each controller (cgroups(7)).
+fn joined() -> usize {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 1 } else { 3 }
+}
+
+#[tokio::test]
+async fn a_killed_keeper_leaves_no_group_either() -> Result {
+    let dir = tempfile::tempdir()?;
+    let parent = format!("wrenn-test-killed-{}", std::process::id());
+    let mut spec = spec(dir.path(), "exec sleep 1000");
+    spec.cgroup = Some(CgroupSpec { parent: parent.clone(), name: "vm".to_owned(), limits: Limits::default() });
+    let keeper = keeper::launch(program(), &spec).await?;
+    while !fs::read_to_string(format!("/proc/{}/cgroup", keeper.vmm_pid()))?.contains(&parent) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let killed = rustix::process::Pid::from_raw(keeper.running().keeper_pid.cast_signed()).ok_or("no pid")?;
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL)?;
+    assert_eq!(keeper.kill().await?.cause, Cause::KeeperLost);
+    cgroup::remove_parent(&parent)?;
     Ok(())
 }
 

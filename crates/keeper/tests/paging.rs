@@ -82,6 +82,7 @@ impl Vm {
             modules_disk: None,
             network: None,
             runtime_dir: dir.path().to_owned(),
+            confinement: None,
         };
         let command = firecracker.command(&spec, start)?;
         let keeper = keeper::launch(program(), &keeper_spec(dir.path(), command, pager)).await?;
@@ -161,15 +162,7 @@ fn program() -> &'static Path {
 }
 
 fn keeper_spec(dir: &Path, command: vmm::Command, pager: Option<PagerSpec>) -> KeeperSpec {
-    KeeperSpec {
-        dir: dir.to_owned(),
-        command,
-        network_namespace: None,
-        cgroups: Vec::new(),
-        user: None,
-        oom_score_adj: 0,
-        pager,
-    }
+    KeeperSpec { dir: dir.to_owned(), command, network_namespace: None, cgroup: None, oom_score_adj: 0, pager }
 }
 
 /// Does what Firecracker does with a pager: its argument is the message and the descriptors, in Python. As in `ioctl_userfaultfd(2)`.
@@ -210,7 +203,7 @@ async fn a_keeper_brings_the_memory_or_ends_the_vmm_with_the_reason() -> Result 
         let memory = dir.path().join("memory");
         fs::write(&memory, &whole)?;
         let args = ["-c", STAND_IN, message].map(str::to_owned).into();
-        let command = vmm::Command { program: "python3".into(), args, cwd: dir.path().to_owned() };
+        let command = vmm::Command { program: "python3".into(), args, cwd: dir.path().to_owned(), user: None };
         let pager = PagerSpec { memory: memory.clone(), working_set: None };
         let keeper = keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await?;
         File::options().write(true).open(&memory)?.set_len(bytes_left as u64)?;
@@ -226,7 +219,8 @@ async fn a_keeper_brings_the_memory_or_ends_the_vmm_with_the_reason() -> Result 
 #[tokio::test]
 async fn a_keeper_without_its_memory_file_does_not_start() -> Result {
     let dir = tempfile::tempdir()?;
-    let command = vmm::Command { program: "/bin/true".into(), args: Vec::new(), cwd: dir.path().to_owned() };
+    let command =
+        vmm::Command { program: "/bin/true".into(), args: Vec::new(), cwd: dir.path().to_owned(), user: None };
     let pager = PagerSpec { memory: dir.path().join("missing"), working_set: None };
     let error =
         keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await.err().ok_or("it did")?;

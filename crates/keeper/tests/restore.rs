@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
-use support::{Host, Result};
+use support::{Host, Result, UID};
 use vmm::{MachineError, Status, Trouble};
 
 const ROUNDS: u32 = 20;
@@ -39,6 +39,31 @@ async fn twenty_rounds_of_pause_and_resume_lose_nothing() -> Result {
         // Further steps read, write and zero pages of this generation and of those before it.
         step = guest.next_step().await?;
     }
+    guest.end(step).await?;
+    Ok(())
+}
+
+/// By `proc_pid_status(5)`: whoever breaks out of the guest is nobody, somewhere where nothing is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_vmm_has_no_rights() -> Result {
+    let host = Host::new()?;
+    let mut guest = host.boot("confined").await?;
+    let step = guest.next_step().await?;
+    let process = format!("/proc/{}", guest.keeper.vmm_pid());
+    let status = fs::read_to_string(format!("{process}/status"))?;
+    let ids = [UID; 4].map(|id| id.to_string()).join("\t");
+    let expected = [
+        format!("Uid:\t{ids}"),
+        format!("Gid:\t{ids}"),
+        format!("CapPrm:\t{:016x}", 0),
+        format!("CapEff:\t{:016x}", 0),
+        "NoNewPrivs:\t1".to_owned(),
+        "Seccomp:\t2".to_owned(),
+    ];
+    for line in expected {
+        assert!(status.lines().any(|found| found == line), "{line:?} is not in {status}");
+    }
+    assert_eq!(fs::read_dir(format!("{process}/root/"))?.count(), 0);
     guest.end(step).await?;
     Ok(())
 }

@@ -248,7 +248,8 @@ impl Inner {
         }
         let counted = self.host.complete(&namespace).await?;
         self.host.apply(&namespace, &policy).await.map_err(SetupError::from)?;
-        let prepared = Prepared { index, name: plan.namespace, namespace, counted };
+        let number = range::number(plan.pair);
+        let prepared = Prepared { index, number, name: plan.namespace, namespace, counted };
         Ok(Slot::occupy(prepared, policy, self.host.clone(), Arc::clone(&self.upstream)).await?)
     }
 
@@ -260,7 +261,8 @@ impl Inner {
         let plan = self.plan(index);
         match self.host.prepare(&plan).await {
             Ok(namespace) => {
-                self.stock().put(Prepared { index, name: plan.namespace, namespace, counted: Traffic::default() });
+                let (number, name) = (range::number(plan.pair), plan.namespace);
+                self.stock().put(Prepared { index, number, name, namespace, counted: Traffic::default() });
                 Ok(())
             }
             Err(error) => {

@@ -38,6 +38,11 @@ pub(crate) fn pair(range: Cidr, index: SlotIndex) -> Pair {
     Pair { host: host.into(), inside: (host + 1).into() }
 }
 
+/// A number below 2^27 that no other slot of this host has, of whichever instance.
+pub(crate) fn number(pair: Pair) -> u32 {
+    (pair.host.to_bits() & 0x0FFF_FFFF) >> 1
+}
+
 /// The instance's range, kept from now on.
 pub(crate) fn choose(instance: &InstanceId, wrenn_dir: &Path) -> io::Result<Cidr> {
     let range = find(instance, wrenn_dir)?;
@@ -99,6 +104,7 @@ mod tests {
         let last = pair(range, crate::MAX_SLOTS);
         assert_eq!(last.inside, Ipv4Addr::new(240, 1, 255, 255));
         assert!(range.contains(&Cidr::new(last.inside, 32)));
+        assert_eq!((number(pair(range, 1)), number(last)), (0xC001, 0xFFFF));
     }
 
     #[test]

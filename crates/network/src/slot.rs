@@ -25,6 +25,7 @@ pub type SlotIndex = u16;
 #[derive(Debug, Clone)]
 pub(crate) struct Prepared {
     pub(crate) index: SlotIndex,
+    pub(crate) number: u32,
     pub(crate) name: String,
     pub(crate) namespace: Arc<OwnedFd>,
     /// What its counters showed when its last guest had gone.
@@ -64,6 +65,11 @@ impl Slot {
     /// Its number: what to keep for [adoption](crate::Adoption::adopt).
     pub fn index(&self) -> SlotIndex {
         self.prepared.index
+    }
+
+    /// A number below 2^27 that no other slot of this host has, of whichever installation.
+    pub fn number(&self) -> u32 {
+        self.prepared.number
     }
 
     /// Name of its namespace, as ip-netns(8) knows it.

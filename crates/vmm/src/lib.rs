@@ -21,4 +21,4 @@ pub use compatibility::{Compatibility, Tier};
 pub use machine::{Control, Dirty, Machine, MachineError, Status, Trouble, Vmm};
 pub use program::ProgramError;
 pub use qmp::{Broken, QmpError};
-pub use spec::{BootSource, Command, Mac, MachineSpec, Memory, Nic, SpecError, Start};
+pub use spec::{BootSource, Command, Confinement, Mac, MachineSpec, Memory, Nic, SpecError, Start, User};

@@ -26,6 +26,27 @@ pub struct MachineSpec {
     pub network: Option<Nic>,
     /// Directory of the VMM's sockets, private to this machine.
     pub runtime_dir: PathBuf,
+    /// What is left to the VMM once a guest runs; all its starter has, otherwise.
+    pub confinement: Option<Confinement>,
+}
+
+/// The rights of a VMM, in case its guest breaks out into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Nobody else's user.
+    pub user: User,
+    /// An empty directory: the root of what a QEMU sees of the file system once it has opened its files. Firecracker opens
+    /// files as long as it runs, and keeps its starter's root.
+    pub root: PathBuf,
+}
+
+/// A user and group, by number: they need no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id, the only one.
+    pub gid: u32,
 }
 
 /// Where guest memory comes from.
@@ -111,6 +132,8 @@ pub struct Command {
     pub args: Vec<String>,
     /// Directory it runs in: sockets are named relative to it, since a socket's path has 107 bytes (unix(7)).
     pub cwd: PathBuf,
+    /// Whom to start it as; its starter's user otherwise.
+    pub user: Option<User>,
 }
 
 /// Why there can be no such machine.

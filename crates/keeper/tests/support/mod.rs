@@ -11,7 +11,7 @@ use memory::{Base, Draft, Generation, SaveReport, Seal};
 use sys::spawn::Spawn;
 use tokio::io::AsyncBufReadExt;
 use vmm::qemu::{Accelerator, Qemu};
-use vmm::{BootSource, Machine, MachineSpec, Memory, Start, Vmm};
+use vmm::{BootSource, Confinement, Machine, MachineSpec, Memory, Start, User, Vmm};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -61,6 +61,9 @@ fn make_initramfs(artifacts: &Path) -> Result<(tempfile::TempDir, PathBuf)> {
     fs::write(&archive, bytes)?;
     Ok((dir, archive))
 }
+
+/// User and group of the VMMs.
+pub const UID: u32 = 0x7ABC_DEF0;
 
 /// A host: one VMM, one pool directory.
 pub struct Host {
@@ -130,6 +133,7 @@ impl Host {
             modules_disk: Some(self.artifacts.join("modules.img")),
             network: None,
             runtime_dir: dir.clone(),
+            confinement: Some(confinement(&dir)?),
         };
         let command = self.vmm.command(&spec, start)?;
         let keeper = keeper::launch(keeper_program(), &keeper_spec(dir.clone(), command)).await?;
@@ -216,5 +220,12 @@ fn keeper_program() -> &'static Path {
 }
 
 fn keeper_spec(dir: PathBuf, command: vmm::Command) -> KeeperSpec {
-    KeeperSpec { dir, command, network_namespace: None, cgroups: Vec::new(), user: None, oom_score_adj: 0, pager: None }
+    KeeperSpec { dir, command, network_namespace: None, cgroup: None, oom_score_adj: 0, pager: None }
+}
+
+/// As a platform runs its VMMs: as nobody, and in an empty directory.
+fn confinement(dir: &Path) -> Result<Confinement> {
+    let root = dir.join("empty");
+    fs::create_dir(&root)?;
+    Ok(Confinement { user: User { uid: UID, gid: UID }, root })
 }

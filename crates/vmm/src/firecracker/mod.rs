@@ -67,6 +67,7 @@ impl Vmm for Firecracker {
             program: self.program.clone(),
             args: ["--api-sock", api::SOCKET, "--level", "Warn"].map(str::to_owned).into(),
             cwd: spec.runtime_dir.clone(),
+            user: spec.confinement.as_ref().map(|confinement| confinement.user),
         })
     }
 

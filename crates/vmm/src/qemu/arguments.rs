@@ -4,14 +4,20 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Accelerator, MACHINE_TYPE, Qemu, SOCKET};
+use super::{Accelerator, MACHINE_TYPE, Qemu, SOCKET, Version};
 use crate::spec::text;
-use crate::{BootSource, MachineSpec, Memory, SpecError, Start};
+use crate::{BootSource, Confinement, MachineSpec, Memory, SpecError, Start};
 
 /// Places on the PCI bus are part of the saved state, so they do not depend on which devices exist.
 const NIC_SLOT: &str = "0x3";
 const ROOT_SLOT: &str = "0x4";
 const MODULES_SLOT: &str = "0x5";
+
+/// From here on `-chroot` is deprecated, and gone with 9.0 (QEMU's `docs/about/removed-features.rst`).
+const CHROOT_BY_RUN_WITH: Version = Version(8, 1);
+
+/// From here on `-runas` is deprecated (QEMU's `docs/about/deprecated.rst`).
+const USER_BY_RUN_WITH: Version = Version(9, 1);
 
 /// Translated code kept per machine, MiB. QEMU's own default is an eighth of the host's memory, for each.
 const TRANSLATION_CACHE_MIB: u32 = 128;
@@ -22,8 +28,10 @@ pub(super) fn arguments(qemu: &Qemu, spec: &MachineSpec, start: &Start) -> Resul
     spec.check()?;
     let mut args = Vec::with_capacity(64);
     let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
-    // Nothing QEMU would make up by itself, and no system call it does not need.
-    add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned());
+    // Nothing QEMU would make up by itself, and no system call it does not need. `elevateprivileges=deny` would keep it from
+    // giving up its rights; once it has, those calls fail by themselves.
+    let elevate = if spec.confinement.is_some() { "allow" } else { "deny" };
+    add("-sandbox", format!("on,obsolete=deny,elevateprivileges={elevate},spawn=deny,resourcecontrol=deny"));
     add("-machine", machine());
     add("-accel", accelerator(qemu.accelerator));
     add("-cpu", qemu.cpu.model.to_owned());
@@ -47,6 +55,9 @@ pub(super) fn arguments(qemu: &Qemu, spec: &MachineSpec, start: &Start) -> Resul
         // No option ROM: nobody boots from the network, and it costs a file read at every start.
         add("-device", format!("virtio-net-pci,netdev=net,mac={},addr={NIC_SLOT},romfile=,disable-legacy=on", nic.mac));
     }
+    if let Some(confinement) = &spec.confinement {
+        confine(qemu.version, confinement, &mut add)?;
+    }
     match start {
         Start::Load => add("-incoming", "defer".to_owned()),
         Start::Boot(source) => boot(source, &mut add)?,
@@ -56,6 +67,23 @@ pub(super) fn arguments(qemu: &Qemu, spec: &MachineSpec, start: &Start) -> Resul
     args.extend(flags);
     args.extend(["-display".to_owned(), "none".to_owned()]);
     Ok(args)
+}
+
+/// QEMU does so when its files are open, and before it listens to anybody (`os_setup_post`).
+fn confine(version: Version, to: &Confinement, add: &mut impl FnMut(&str, String)) -> Result<(), SpecError> {
+    let (root, user) = (text(&to.root)?, format!("{}:{}", to.user.uid, to.user.gid));
+    if version >= CHROOT_BY_RUN_WITH {
+        // A comma in the path would end the option.
+        add("-run-with", format!("chroot={}", root.replace(',', ",,")));
+    } else {
+        add("-chroot", root.to_owned());
+    }
+    if version >= USER_BY_RUN_WITH {
+        add("-run-with", format!("user={user}"));
+    } else {
+        add("-runas", user);
+    }
+    Ok(())
 }
 
 fn boot(source: &BootSource, add: &mut impl FnMut(&str, String)) -> Result<(), SpecError> {
@@ -90,7 +118,7 @@ fn memory(qemu: &Qemu, spec: &MachineSpec) -> Result<String, SpecError> {
         "mem-path": text(file)?,
         "share": false,
     });
-    if qemu.version >= super::Version(8, 2)
+    if qemu.version >= Version(8, 2)
         && let Some(fields) = object.as_object_mut()
     {
         fields.insert("readonly".to_owned(), true.into());
@@ -111,7 +139,7 @@ mod tests {
     use super::*;
     use crate::{Nic, Tier, Vmm};
 
-    fn qemu(version: super::super::Version) -> Qemu {
+    fn qemu(version: Version) -> Qemu {
         let cpu = super::super::Cpu { model: "EPYC-v3", class: "EPYC-v3".to_owned() };
         Qemu { program: "qemu".into(), version, accelerator: Accelerator::Tcg, cpu }
     }
@@ -125,6 +153,7 @@ mod tests {
             modules_disk: None,
             network: None,
             runtime_dir: "/run/x".into(),
+            confinement: None,
         }
     }
 
@@ -135,7 +164,7 @@ mod tests {
 
     #[test]
     fn paths_cannot_become_options() -> Result<(), Box<dyn std::error::Error>> {
-        let args = arguments(&qemu(super::super::Version(7, 2)), &spec(), &Start::Load)?;
+        let args = arguments(&qemu(Version(7, 2)), &spec(), &Start::Load)?;
         let memory: serde_json::Value = serde_json::from_str(value(&args, "-object", "ram").ok_or("no memory")?)?;
         assert_eq!((&memory["mem-path"], &memory["share"]), (&json!("/pool/a,b \"c\"/memory"), &json!(false)));
         let disk: serde_json::Value = serde_json::from_str(value(&args, "-blockdev", "root").ok_or("no disk")?)?;
@@ -148,15 +177,30 @@ mod tests {
     #[test]
     fn memory_files_are_opened_read_only_where_qemu_can() -> Result<(), SpecError> {
         for (version, read_only) in [((7, 2), false), ((8, 1), false), ((8, 2), true), ((10, 0), true)] {
-            let args = arguments(&qemu(super::super::Version(version.0, version.1)), &spec(), &Start::Load)?;
+            let args = arguments(&qemu(Version(version.0, version.1)), &spec(), &Start::Load)?;
             assert_eq!(value(&args, "-object", "\"readonly\":true").is_some(), read_only);
         }
         Ok(())
     }
 
     #[test]
+    fn rights_are_given_up_as_each_version_wants_it() -> Result<(), SpecError> {
+        let user = crate::User { uid: 7, gid: 8 };
+        let spec = MachineSpec { confinement: Some(Confinement { user, root: "/a,b".into() }), ..spec() };
+        for (version, expected) in [
+            ((7, 2), "-chroot /a,b -runas 7:8"),
+            ((8, 1), "-run-with chroot=/a,,b -runas 7:8"),
+            ((9, 1), "-run-with chroot=/a,,b -run-with user=7:8"),
+        ] {
+            let args = arguments(&qemu(Version(version.0, version.1)), &spec, &Start::Load)?.join(" ");
+            assert!(args.contains(expected) && args.contains("elevateprivileges=allow"), "{version:?}: {args}");
+        }
+        Ok(())
+    }
+
+    #[test]
     fn impossible_machines_are_refused() {
-        let qemu = qemu(super::super::Version(7, 2));
+        let qemu = qemu(Version(7, 2));
         let nic = |tap: &str| Some(Nic { tap: tap.to_owned(), mac: crate::Mac([2, 0xfc, 0, 0, 0, 5]) });
         for bad in [
             MachineSpec { vcpus: 0, ..spec() },

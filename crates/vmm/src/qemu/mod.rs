@@ -96,7 +96,7 @@ impl Vmm for Qemu {
 
     fn command(&self, spec: &MachineSpec, start: &Start) -> Result<Command, SpecError> {
         let args = arguments::arguments(self, spec, start)?;
-        Ok(Command { program: self.program.clone(), args, cwd: spec.runtime_dir.clone() })
+        Ok(Command { program: self.program.clone(), args, cwd: spec.runtime_dir.clone(), user: None })
     }
 
     async fn connect(&self, runtime_dir: &Path, limit: Duration) -> Result<Box<dyn Machine>, MachineError> {

@@ -73,6 +73,7 @@ impl Vm {
             modules_disk: None,
             network: None,
             runtime_dir: dir.path().to_owned(),
+            confinement: None,
         };
         let command = firecracker.command(&spec, &start(dir.path()))?;
         let process = Spawn::new(&command.program)

@@ -75,6 +75,7 @@ async fn requests_are_as_written_down() -> Result {
         modules_disk: Some("/pool/modules".into()),
         network: Some(Nic { tap: "tap0".to_owned(), mac: Mac([2, 0xfc, 0, 0, 0, 5]) }),
         runtime_dir: dir.path().to_owned(),
+        confinement: None,
     };
     let source = BootSource {
         kernel: "/pool/vmlinux".into(),

@@ -122,6 +122,7 @@ impl Floor {
             modules_disk: Some(self.modules.clone()),
             network: Some(Nic { tap: network::TAP.to_owned(), mac: Mac(network::GUEST_MAC) }),
             runtime_dir: runtime.clone(),
+            confinement: None,
         };
         let command = self.qemu.command(&spec, &Start::Load)?;
         let process = Spawn::new(&command.program)

@@ -29,6 +29,7 @@ pub struct Footprint {
     processes: BTreeSet<String>,
     links: BTreeSet<String>,
     namespaces: BTreeSet<String>,
+    groups: BTreeSet<String>,
     rules: BTreeSet<String>,
     mounts: BTreeSet<String>,
     files: BTreeSet<String>,
@@ -45,6 +46,7 @@ impl Footprint {
         Self {
             links: names("/sys/class/net"),
             namespaces: names("/run/netns"),
+            groups: groups(instance),
             rules: lines("nft", &["list", "tables"]).into_iter().filter(|line| line.contains(instance)).collect(),
             ..Self::default()
         }
@@ -98,6 +100,7 @@ impl Footprint {
             ("processes", &self.processes, &after.processes),
             ("links", &self.links, &after.links),
             ("namespaces", &self.namespaces, &after.namespaces),
+            ("control groups", &self.groups, &after.groups),
         ];
         for (what, before, after) in counted {
             if before.len() != after.len() {
@@ -122,6 +125,39 @@ pub fn processes(dir: &Path, name: &str) -> Vec<u32> {
         .collect();
     pids.sort_unstable();
     pids
+}
+
+/// Control groups of the platform's VMMs, and the one that holds them: in one hierarchy, or in one for each controller.
+fn groups(instance: &str) -> BTreeSet<String> {
+    let hierarchies = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids"];
+    let parents = hierarchies.map(|hierarchy| Path::new(hierarchy).join(format!("wrenn-{instance}")));
+    let with_children = |parent: &Path| entries(parent).into_iter().filter(|path| Path::new(path).is_dir());
+    parents
+        .iter()
+        .filter(|parent| parent.is_dir())
+        .flat_map(|parent| with_children(parent).chain([parent.display().to_string()]))
+        .collect()
+}
+
+/// Every VMM runs as a user of its own, in a control group of its own and without any right.
+pub fn vmms_are_confined(dir: &Path) -> Verdict {
+    let vmms = processes(dir, "qemu-system");
+    let mut users = BTreeSet::new();
+    for pid in &vmms {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        if line("CapEff:").trim_start_matches('0') != "" || line("Uid:").split('\t').any(|uid| uid == "0") {
+            return Err(format!("VMM {pid} has rights: {status}").into());
+        }
+        if !std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?.contains("/wrenn-") {
+            return Err(format!("VMM {pid} is in no control group").into());
+        }
+        users.insert(line("Uid:").to_owned());
+    }
+    if vmms.is_empty() || users.len() != vmms.len() {
+        return Err(format!("{} VMMs run as {users:?}", vmms.len()).into());
+    }
+    Ok(())
 }
 
 fn entries(dir: &Path) -> Vec<String> {

@@ -74,6 +74,7 @@ pub async fn five_at_once_leave_nothing(platform: &mut Platform) -> Verdict {
             .await?;
     let distinct: std::collections::HashSet<_> = answers.iter().collect();
     assert_eq!(distinct.len(), 5, "clones share random numbers: {answers:?}");
+    crate::host::vmms_are_confined(&platform.dir)?;
     // One of them goes by way of a pause, so that a generation has to go too.
     if let Some(first) = capsules.first() {
         platform.pause(first.id).await?;
