@@ -28,6 +28,7 @@ mod rpc;
 mod shared;
 mod snapshots;
 mod start;
+pub mod survey;
 mod teardown;
 mod tier;
 mod told;
