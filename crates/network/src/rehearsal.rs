@@ -1,12 +1,12 @@
 //! A slot made and removed where nobody sees it: the proof that this host can make one.
 
 use std::io;
+use std::path::Path;
 
 use tokio::sync::oneshot;
 
-use crate::range;
-use crate::reclaim;
 use crate::setup::{Plan, SetupError, system};
+use crate::{namespace, range, reclaim};
 
 /// Prepares a slot as every guest gets one (namespace, TAP device, veth pair, limiter, firewall) and removes it. The host
 /// of that slot is a network namespace of its own: neither the machine's links nor its firewall change. A kernel
@@ -21,6 +21,23 @@ pub async fn rehearse() -> Result<(), SetupError> {
     result.await.map_err(|_| system("a thread")(io::Error::other("it ended early")))?
 }
 
+/// No instance has names like these: a dash would have to follow.
+fn name(process: u32) -> String {
+    format!("{PREFIX}{process}")
+}
+
+const PREFIX: &str = "wrtrial.";
+
+/// Namespaces of rehearsals whose process was killed in the middle.
+fn remove_leftovers() -> io::Result<()> {
+    let process = |name: &str| name.strip_prefix(PREFIX)?.parse::<u32>().ok();
+    let gone = |process: &u32| !Path::new("/proc").join(process.to_string()).exists();
+    for process in namespace::names()?.iter().filter_map(|name| process(name)).filter(gone) {
+        namespace::remove(&name(process))?;
+    }
+    Ok(())
+}
+
 /// Runs on a thread of its own, which ends in the namespace that was the host.
 fn rehearse_here() -> Result<(), SetupError> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| SetupError::Namespace(error.into()))?;
@@ -28,9 +45,9 @@ fn rehearse_here() -> Result<(), SetupError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("a thread"))?;
     runtime.block_on(async {
         let host = reclaim::host().map_err(system("the host"))?;
-        // No instance has names like these: a dash would have to follow.
-        let name = format!("wrtrial.{}", std::process::id());
-        let plan = Plan { namespace: name, veth: "wvtrial".to_owned(), pair: range::pair(range::ANY, 1) };
+        remove_leftovers().map_err(SetupError::Namespace)?;
+        let plan =
+            Plan { namespace: name(std::process::id()), veth: "wvtrial".to_owned(), pair: range::pair(range::ANY, 1) };
         let namespace = host.prepare(&plan).await?;
         drop(namespace);
         host.remove(&plan).await

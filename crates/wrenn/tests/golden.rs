@@ -188,3 +188,29 @@ fn doctor_mends_what_it_can_and_says_so() -> io::Result<()> {
     assert_eq!(check(&examined(&dir, &[])?, "directory")["verdict"], "ok");
     Ok(())
 }
+
+#[test]
+fn doctor_believes_a_boot_and_not_a_device() -> io::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let qemu_version = check(&examined(dir.path(), &[])?, "qemu")["found"].clone();
+    // A machine without the device has nothing to believe.
+    let has_kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    for (boot_id, kvm, verdict, found) in [
+        (&*boot_id, true, "ok", "qemu-kvm: a guest boots with KVM"),
+        (&*boot_id, false, "warn", "KVM is there, but no guest boots: emulated (qemu-tcg)"),
+        ("another", true, "warn", "KVM is there, but no guest has tried it since this machine booted"),
+    ] {
+        let remembered = serde_json::json!({"boot_id": boot_id, "qemu_version": qemu_version, "kvm": kvm});
+        std::fs::write(dir.path().join("tier.json"), remembered.to_string())?;
+        let report = examined(dir.path(), &[])?;
+        let isolation = check(&report, "isolation");
+        if has_kvm {
+            assert_eq!((&isolation["verdict"], &isolation["found"]), (&verdict.into(), &found.into()));
+        } else {
+            assert_eq!(isolation["verdict"], "warn");
+            assert!(isolation["found"].as_str().is_some_and(|found| found.contains("/dev/kvm")), "{isolation}");
+        }
+    }
+    Ok(())
+}

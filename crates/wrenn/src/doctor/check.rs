@@ -59,6 +59,11 @@ impl Finding {
         Self { verdict: Verdict::Fail, ..Self::warn(found, remedy) }
     }
 
+    /// What there is, on one line: tools may say more.
+    pub fn line(&self) -> String {
+        self.found.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+    }
+
     /// The same, which these mend: safe, and gone with the next boot or taken back by one command.
     pub fn fixed_by(self, fixes: impl IntoIterator<Item = Fix>) -> Self {
         Self { fixes: fixes.into_iter().collect(), ..self }

@@ -138,7 +138,7 @@ pub const CHECKS: &[Check] = &[
         about: "whether the host's name servers, which capsules use, answer",
         warns: "one does not",
         fails: "",
-        examine: |_| Box::pin(async { network::dns(&host::resolvers().await) }),
+        examine: |plan| Box::pin(async { network::dns(host::resolvers(plan).await.as_deref()) }),
     },
     Check {
         name: "port",

@@ -12,9 +12,9 @@ pub fn kernel_to_try(plan: &Plan) -> Option<PathBuf> {
     survey::kernel_to_try(&plan.dir, &image::Source::from_env())
 }
 
-/// The VMM; tries KVM if the plan says so and nobody has yet.
+/// The VMM; tries KVM if the plan has time for that and nobody has yet.
 pub async fn vmm(plan: &Plan) -> Result<Machines, String> {
-    let kernel = plan.try_kvm.then(|| kernel_to_try(plan)).flatten();
+    let kernel = plan.thorough.then(|| kernel_to_try(plan)).flatten();
     survey::vmm(&plan.dir, kernel.as_deref()).await.map_err(|error| error.to_string())
 }
 
@@ -45,7 +45,7 @@ pub fn collisions(plan: &Plan) -> io::Result<Vec<String>> {
     survey::collisions(&plan.dir)
 }
 
-/// Name servers, and why they give no answers.
-pub async fn resolvers() -> Vec<(String, Option<String>)> {
-    survey::resolvers().await
+/// Name servers, and why they give no answers; none if the plan has no time for that.
+pub async fn resolvers(plan: &Plan) -> Option<Vec<(String, Option<String>)>> {
+    if plan.thorough { Some(survey::resolvers().await) } else { None }
 }

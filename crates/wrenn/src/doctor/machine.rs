@@ -130,7 +130,7 @@ pub fn isolation(facts: &Virtualisation) -> Finding {
         (Ok(()), Some(true)) => Finding::ok("qemu-kvm: a guest boots with KVM"),
         (Ok(()), Some(false)) => Finding::warn(
             format!("KVM is there, but no guest boots: {emulated}"),
-            "all works, but slower and less isolated; a machine whose KVM works does better (`wrenn up` tries again after a reboot)",
+            "all works, but slower and less isolated; a machine whose KVM works does better",
         ),
         (Ok(()), None) => Finding::warn(
             "KVM is there, but no guest has tried it since this machine booted",

@@ -36,14 +36,14 @@ pub struct Plan {
     pub listen: SocketAddr,
     /// A platform of this directory runs already, and rightly holds the port.
     pub running: bool,
-    /// Boot a guest with KVM if nobody has since this machine booted, which takes ten seconds where it hangs.
-    pub try_kvm: bool,
+    /// Also what may take seconds: boot a guest with KVM if nobody has since this machine booted, and ask name servers.
+    pub thorough: bool,
 }
 
 #[cfg(test)]
 impl Default for Plan {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), listen: ([127, 0, 0, 1], 0).into(), running: false, try_kvm: false }
+        Self { dir: PathBuf::new(), listen: ([127, 0, 0, 1], 0).into(), running: false, thorough: false }
     }
 }
 
@@ -85,7 +85,7 @@ pub async fn examine(plan: &Plan) -> Report {
 
 /// Prints the report, with `fix` after having mended what can be mended safely; fails when a check does.
 pub async fn run(plan: &Plan, fix: bool, out: Output) -> Outcome {
-    if plan.try_kvm && host::kernel_to_try(plan).is_some() {
+    if plan.thorough && host::kernel_to_try(plan).is_some() {
         out.note("booting a guest with KVM, which takes up to ten seconds where it does not work");
     }
     let mut report = examine(plan).await;
@@ -121,7 +121,7 @@ impl Report {
     /// The failing checks with what they found: nothing has been printed.
     pub fn into_outcome(self) -> Outcome {
         let Some(first) = self.with(Verdict::Fail).next() else { return Ok(()) };
-        let names = self.with(Verdict::Fail).map(|line| format!("{} ({})", line.name, line.finding.found));
+        let names = self.with(Verdict::Fail).map(|line| format!("{} ({})", line.name, line.finding.line()));
         let names: Vec<_> = names.collect();
         let failure = Failure::new(Exit::Failure, format_args!("this machine is not ready: {}", names.join(", ")));
         Err(match &first.finding.remedy {
@@ -146,7 +146,8 @@ impl Report {
         }
         let width = self.checks.iter().map(|line| line.name.len()).max().unwrap_or(0);
         for Line { name, finding } in &self.checks {
-            let _ = writeln!(text, "{:<4}  {name:width$}  {}", finding.verdict.as_str(), finding.found);
+            let found = finding.line();
+            let _ = writeln!(text, "{:<4}  {name:width$}  {found}", finding.verdict.as_str());
             if let Some(remedy) = &finding.remedy {
                 let _ = writeln!(text, "      {:width$}  → {remedy}", "");
             }
@@ -191,7 +192,7 @@ mod tests {
             ("isolation", Finding::warn("KVM is there, but no guest boots", "another machine does better")),
             ("conntrack", Finding::warn_fixable("7 of 8 flows", setting("max"))),
             ("tun", Finding::fail_fixable("/dev/net/tun: not found", Fix::Load(&["tun"]))),
-            ("port", Finding::fail("127.0.0.1:8000 is taken", "choose another")),
+            ("port", Finding::fail("127.0.0.1:8000 is taken\n by somebody\n", "choose another")),
         ])
     }
 
@@ -215,7 +216,7 @@ mod tests {
         let failure = sample().into_outcome().unwrap_err();
         assert_eq!(
             failure.message,
-            "this machine is not ready: tun (/dev/net/tun: not found), port (127.0.0.1:8000 is taken)"
+            "this machine is not ready: tun (/dev/net/tun: not found), port (127.0.0.1:8000 is taken; by somebody)"
         );
         assert_eq!(failure.hint.as_deref(), Some("modprobe -a tun"));
     }

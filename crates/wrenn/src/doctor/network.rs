@@ -26,8 +26,10 @@ pub fn nft(version: &io::Result<String>) -> Finding {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Finding::fail("nft is not installed", installation(&["nftables"]))
         }
-        Err(error) => Finding::fail(format!("nft: {error}"), "run it with sudo, on a kernel with nf_tables")
-            .fixed_by([Fix::Load(&["nf_tables"])]),
+        Err(error) if error.to_string().contains("not permitted") => {
+            Finding::fail(format!("nft: {error}"), "run it with sudo")
+        }
+        Err(error) => Finding::fail_fixable(format!("nft: {error}"), Fix::Load(&["nf_tables"])),
     }
 }
 
@@ -51,8 +53,9 @@ pub fn tun(opened: &io::Result<()>) -> Finding {
 pub fn slot(rehearsed: &Result<(), String>) -> Finding {
     match rehearsed {
         Ok(()) => Finding::ok("namespace, TAP, veth, limiter and firewall can be made"),
-        // EPERM: whatever module there is, we may not.
+        // EPERM and EROFS, which no module helps against.
         Err(error) if error.ends_with("(os error 1)") => Finding::fail(error, "run it with sudo"),
+        Err(error) if error.ends_with("(os error 30)") => Finding::fail(error, "make /proc/sys and /run writable"),
         Err(error) => Finding::fail_fixable(error, Fix::Load(SLOT_MODULES)),
     }
 }
@@ -108,7 +111,7 @@ fn legacy_rules_drop(rules: &str) -> bool {
 pub fn egress(obstacles: &Result<Vec<Obstacle>, String>, legacy_drops: bool) -> Finding {
     let mut obstacles = match obstacles {
         Ok(obstacles) => obstacles.clone(),
-        Err(error) => return Finding::warn(format!("unknown: {error}"), "make `nft list ruleset` work"),
+        Err(error) => return Finding::warn(format!("unknown: {error}"), "install nftables, and run it with sudo"),
     };
     if legacy_drops {
         obstacles.push(Obstacle {
@@ -143,7 +146,8 @@ pub fn addresses(collisions: &io::Result<Vec<String>>) -> Finding {
 }
 
 /// Capsules ask the host's name servers, through the agent.
-pub fn dns(resolvers: &[(String, Option<String>)]) -> Finding {
+pub fn dns(resolvers: Option<&[(String, Option<String>)]>) -> Finding {
+    let Some(resolvers) = resolvers else { return Finding::ok("not asked") };
     let names = |answers: bool| {
         let chosen = resolvers.iter().filter(move |(_, error)| error.is_none() == answers);
         chosen.map(|(name, error)| match error {
@@ -194,7 +198,7 @@ pub fn port(listen: SocketAddr, port: &Port) -> Finding {
         Port::Ours => Finding::ok(format!("{listen}: a platform of this data directory is running")),
         Port::Taken(error, holder) => {
             let found = match holder {
-                Some(holder) if error.kind() == io::ErrorKind::AddrInUse => format!("{listen} is taken by {holder}"),
+                Some(holder) if error.kind() == io::ErrorKind::AddrInUse => format!("{listen} is in use by {holder}"),
                 _ => format!("{listen}: {error}"),
             };
             Finding::fail(found, "choose another with --listen 127.0.0.1:PORT")
@@ -241,14 +245,14 @@ mod tests {
         let refused = |kind: io::ErrorKind| io::Error::from(kind);
         assert_eq!(nft(&Ok("nftables v1.0.6".to_owned())).verdict, Fine);
         assert_eq!(nft(&Err(refused(io::ErrorKind::NotFound))).found, "nft is not installed");
-        assert_eq!(nft(&Err(refused(io::ErrorKind::PermissionDenied))).verdict, Fail);
+        assert_eq!(nft(&Err(io::Error::other("Operation not permitted (you must be root)"))).fixes, []);
+        assert_eq!(nft(&Err(io::Error::other("Protocol not supported"))).fixes, [Fix::Load(&["nf_tables"])]);
         let dir = tempfile::tempdir().unwrap();
         let missing = tun(&open_tun(&dir.path().join("tun")));
         assert_eq!((missing.verdict, missing.remedy.as_deref()), (Fail, Some("modprobe -a tun")));
         assert_eq!(tun(&Err(refused(io::ErrorKind::PermissionDenied))).fixes, []);
         assert_eq!(slot(&Ok(())).verdict, Fine);
-        for (error, fixes) in
-            [("cannot make the TAP device: No such file or directory (os error 2)", 1), ("x (os error 1)", 0)]
+        for (error, fixes) in [("no TAP (os error 2)", 1), ("not by you (os error 1)", 0), ("sealed (os error 30)", 0)]
         {
             let finding = slot(&Err(error.to_owned()));
             assert_eq!((finding.verdict, finding.fixes.len()), (Fail, fixes), "{error}");
@@ -368,14 +372,16 @@ mod tests {
         for (resolvers, verdict) in
             [(vec![good("a")], Fine), (vec![good("a"), bad("b")], Warn), (vec![bad("a")], Warn), (vec![], Warn)]
         {
-            assert_eq!(dns(&resolvers).verdict, verdict, "{resolvers:?}");
+            assert_eq!(dns(Some(&resolvers)).verdict, verdict, "{resolvers:?}");
         }
+        assert_eq!(dns(None).verdict, Fine);
     }
 
     #[test]
     fn without_a_network_no_name_server_answers() {
         on_a_host(async || {
-            let finding = dns(&host::resolvers().await);
+            let plan = Plan { thorough: true, ..Plan::default() };
+            let finding = dns(host::resolvers(&plan).await.as_deref());
             assert_eq!(finding.verdict, Warn);
             assert!(finding.found.starts_with("no name server answers: "), "{finding:?}");
         });
@@ -391,7 +397,7 @@ mod tests {
             let _listener = TcpListener::bind(taken).unwrap();
             let finding = port(taken, &Port::probe(taken, false));
             assert_eq!(finding.verdict, Fail);
-            assert!(finding.found.starts_with("127.0.0.1:2 is taken by "), "{finding:?}");
+            assert!(finding.found.starts_with("127.0.0.1:2 is in use by "), "{finding:?}");
             assert_eq!(port(taken, &Port::probe(taken, true)).verdict, Fine);
         });
     }
