@@ -87,7 +87,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "conntrack",
         about: "the host's table of flows, which all capsules share",
-        warns: "room for fewer than 32 capsules' worth, or 80 % full",
+        warns: "room for fewer than 32 capsules that use all they may (4,096 flows), or 80 % full",
         fails: "",
         examine: |_| now(limits::conntrack(limits::Conntrack::read(Path::new(PROC_SYS)).as_ref())),
     },
@@ -170,7 +170,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "saved",
-        about: "paused capsules whose memory this VMM, processor or guest kernel cannot load",
+        about: "paused capsules whose memory cannot be loaded: of another VMM, processor or guest kernel, or damaged",
         warns: "there are some",
         fails: "",
         examine: |plan| now(storage::saved(&host::unloadable(plan))),

@@ -182,7 +182,7 @@ pub fn saved(unloadable: &[String]) -> Finding {
     match unloadable {
         [] => Finding::ok("every paused capsule known here can be resumed"),
         ids => Finding::warn(
-            format!("memory of another VMM, processor or guest kernel: {}", ids.join(", ")),
+            format!("of another VMM, processor or guest kernel, or damaged: {}", ids.join(", ")),
             "`wrenn capsule resume --discard-memory ID` boots from its disk",
         ),
     }

@@ -111,12 +111,16 @@ async fn pause_all(client: &Client, steps: &Steps) -> Outcome {
 
 /// A session's soft limit is meant for programs that use select(2); a platform holds many sockets for each capsule.
 fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = OPEN_FILES.min(limit.maximum.unwrap_or(OPEN_FILES));
-    if limit.current.is_some_and(|current| current < wanted) {
+    if let Some(limit) = raised(getrlimit(Resource::Nofile)) {
         // Up to the hard limit this is everybody's right.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit });
+        let _ = setrlimit(Resource::Nofile, limit);
     }
+}
+
+/// The limit to set, if it is higher.
+fn raised(limit: Rlimit) -> Option<Rlimit> {
+    let wanted = OPEN_FILES.min(limit.maximum.unwrap_or(OPEN_FILES));
+    limit.current.is_some_and(|current| current < wanted).then_some(Rlimit { current: Some(wanted), ..limit })
 }
 
 /// Ctrl-C and what a service manager sends.
@@ -155,4 +159,26 @@ pub async fn agent_alone(dir: &Path, args: &AgentArgs) -> Outcome {
     platform::start_logs(dir, "agent.log", false)?;
     raise_open_files();
     platform::agent(dir, args.server, interrupts.next()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_raised_as_far_as_allowed_and_never_lowered() {
+        let rows = [
+            ((Some(1024), Some(4096)), Some(4096)),
+            ((Some(1024), Some(1 << 30)), Some(OPEN_FILES)),
+            ((Some(1024), None), Some(OPEN_FILES)),
+            ((Some(1 << 20), Some(1 << 30)), None),
+            ((Some(4096), Some(4096)), None),
+            ((None, None), None),
+        ];
+        for ((current, maximum), expected) in rows {
+            let set = raised(Rlimit { current, maximum });
+            assert_eq!(set.as_ref().and_then(|limit| limit.current), expected, "{current:?} of {maximum:?}");
+            assert!(set.is_none_or(|limit| limit.maximum == maximum));
+        }
+    }
 }
