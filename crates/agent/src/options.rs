@@ -66,23 +66,32 @@ impl Layout<'_> {
         self.0.join("tier.json")
     }
 
+    /// The pool's directory.
+    pub fn pool(&self) -> PathBuf {
+        self.0.join("pool")
+    }
+
     /// The id that keeps two instances on one host apart, made at the first start.
     pub fn instance(&self) -> io::Result<network::InstanceId> {
         const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+        if let Some(instance) = self.known_instance()? {
+            return Ok(instance);
+        }
+        let bytes: [u8; 5] = rand::random();
+        let id: String = bytes.iter().map(|b| char::from(LETTERS[usize::from(b % 32)])).collect();
+        crate::record::replace(self.0, "instance", id.as_bytes())?;
+        id.parse().map_err(io::Error::other)
+    }
+
+    /// That id, if there has been a start.
+    pub fn known_instance(&self) -> io::Result<Option<network::InstanceId>> {
         let path = self.0.join("instance");
         let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let bytes: [u8; 5] = rand::random();
-                let id: String = bytes.iter().map(|b| char::from(LETTERS[usize::from(b % 32)])).collect();
-                crate::record::replace(self.0, "instance", id.as_bytes())?;
-                id
-            }
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text?,
         };
-        text.trim()
-            .parse()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
+        let damaged = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()));
+        text.trim().parse().map(Some).map_err(damaged)
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::bootstrap::{self, KERNEL_PACKAGE};
-use crate::part::{Manifest, Part, Store, digest};
-use crate::{Error, Options, Progress, Step, bzimage, ext4, files, modules, sources, tool};
+use crate::part::{self, Manifest, Part, Store, digest};
+use crate::{Error, Options, Progress, Source, Step, bzimage, ext4, files, modules, sources, tool};
 
 /// Files of the part.
 pub const BZIMAGE: &str = "bzImage";
@@ -18,10 +18,21 @@ const RELEASE: &str = "kernel_release";
 /// Changes when the part's layout or the choice of modules does.
 const LAYOUT: &str = "kernel 1";
 
-/// The kernel part; its key depends on the package source, not on what that serves today.
+const KIND: &str = "kernel";
+
+/// Depends on the package source, not on what that serves today.
+fn key(source: &Source) -> Result<String, Error> {
+    Ok(digest([LAYOUT.as_bytes(), KERNEL_PACKAGE.as_bytes(), &sources::key(source)?]))
+}
+
+/// The kernel part, if it is there.
+pub fn find(dir: &Path, source: &Source) -> Result<Option<Part>, Error> {
+    part::find(dir, (KIND, &key(source)?))
+}
+
+/// The kernel part.
 pub fn build(store: &Store, options: &Options, progress: &dyn Progress) -> Result<Part, Error> {
-    let key = digest([LAYOUT.as_bytes(), KERNEL_PACKAGE.as_bytes(), &sources::key(&options.source)?]);
-    store.part(Step::Kernel, ("kernel", &key), progress, |tmp| {
+    store.part(Step::Kernel, (KIND, &key(&options.source)?), progress, |tmp| {
         tool::require_root()?;
         let say = |fraction, doing| progress.advanced(Step::Kernel, fraction, doing);
         say(0.05, "downloading");

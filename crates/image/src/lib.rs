@@ -22,7 +22,7 @@ mod sources;
 mod static_elf;
 mod tool;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 pub use error::Error;
@@ -94,6 +94,21 @@ pub struct Artifacts {
     pub modules_disk: PathBuf,
     /// ext4 root file system of the `minimal` template, without anything of ours inside.
     pub root_disk: PathBuf,
+}
+
+/// The kernel that guests boot, once it has been made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// bzImage.
+    pub image: PathBuf,
+    /// As [`Artifacts::kernel_key`].
+    pub key: String,
+}
+
+/// The kernel that [`prepare`] would take as it is from `dir`, if there is one. Makes nothing.
+pub fn find_kernel(dir: &Path, source: &Source) -> Result<Option<Kernel>, Error> {
+    let part = kernel::find(dir, source)?;
+    Ok(part.map(|part| Kernel { image: part.path(kernel::BZIMAGE), key: part.identity }))
 }
 
 /// Makes the parts that are missing and returns all of them.

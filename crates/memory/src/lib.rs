@@ -23,6 +23,6 @@ mod shelf;
 pub use dirty::{PAGE_BYTES, Run};
 pub use draft::{Base, Draft, Filled, SaveError, SaveReport, Seal};
 pub use generation::{Generation, OpenError};
-pub use manifest::{Extent, Manifest, ManifestError, StateFile};
+pub use manifest::{Extent, FORMAT, Manifest, ManifestError, StateFile};
 pub use mapping::{Mapping, MappingError};
 pub use shelf::{Pin, Shelf};

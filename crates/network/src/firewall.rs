@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::address::Cidr;
-use crate::instance::InstanceId;
+use crate::instance::{ANY_VETH, InstanceId};
 use crate::nft::{self, NftError};
 use crate::setup::{Host, blocking};
 use crate::{range, reclaim};
@@ -37,26 +37,52 @@ pub struct Finding {
     pub command: String,
 }
 
-/// Foreign chains that drop what the guests of this instance send. Reads the ruleset of the calling thread's
-/// namespace; rules of legacy iptables are not seen.
-pub async fn host_firewalls(instance: &InstanceId, wrenn_dir: &Path) -> Result<Vec<Finding>, NftError> {
-    let host = reclaim::host()?;
-    let (of, directory) = (instance.clone(), wrenn_dir.to_owned());
-    let range = host.entrance.run_on_host(move || range::find(&of, &directory)).await?;
-    find(&host, instance, range).await
+/// By what a rule of another firewall can tell our guests.
+#[derive(Debug)]
+pub(crate) struct Guests {
+    /// The host's side of their links, as nftables writes it.
+    veths: String,
+    /// Their addresses.
+    range: Cidr,
 }
 
-pub(crate) async fn find(host: &Host, instance: &InstanceId, range: Cidr) -> Result<Vec<Finding>, NftError> {
+impl Guests {
+    /// The guests of one instance.
+    pub(crate) fn of(instance: &InstanceId, range: Cidr) -> Self {
+        Self { veths: instance.veths(), range }
+    }
+
+    /// Those of every instance.
+    fn any() -> Self {
+        Self { veths: ANY_VETH.to_owned(), range: range::ANY }
+    }
+}
+
+/// Foreign chains that drop what the guests of this instance send; of any instance, where none is named because it is
+/// yet to be made. Reads the ruleset of the calling thread's namespace; rules of legacy iptables are not seen.
+pub async fn host_firewalls(instance: Option<&InstanceId>, wrenn_dir: &Path) -> Result<Vec<Finding>, NftError> {
+    let host = reclaim::host()?;
+    let guests = match instance {
+        Some(instance) => {
+            let (of, directory) = (instance.clone(), wrenn_dir.to_owned());
+            Guests::of(instance, host.entrance.run_on_host(move || range::find(&of, &directory)).await?)
+        }
+        None => Guests::any(),
+    };
+    find(&host, &guests).await
+}
+
+pub(crate) async fn find(host: &Host, guests: &Guests) -> Result<Vec<Finding>, NftError> {
     let namespace = host.entrance.host().try_clone()?;
     let ruleset = blocking(move || nft::list(namespace)).await??;
-    Ok(judge(&ruleset, instance, range))
+    Ok(judge(&ruleset, guests))
 }
 
 /// A table: family and name.
 type TableName<'a> = (&'a str, &'a str);
 
 /// Goes by the chains and not by the rules: which packets a foreign rule means is more than a diagnosis can tell.
-fn judge(ruleset: &Value, instance: &InstanceId, range: Cidr) -> Vec<Finding> {
+fn judge(ruleset: &Value, guests: &Guests) -> Vec<Finding> {
     let objects = || ruleset["nftables"].as_array().into_iter().flatten();
     let chains = || objects().filter_map(|object| object.get("chain"));
     let mut findings = Vec::new();
@@ -68,7 +94,7 @@ fn judge(ruleset: &Value, instance: &InstanceId, range: Cidr) -> Vec<Finding> {
         let opened = || {
             objects()
                 .filter_map(|object| object.get("rule"))
-                .any(|rule| table_of(rule) == Some(table) && mentions(rule, instance, range))
+                .any(|rule| table_of(rule) == Some(table) && mentions(rule, guests))
         };
         if !drops || !sees_ipv4 || name.starts_with("wrenn_") || opened() {
             continue;
@@ -81,7 +107,7 @@ fn judge(ruleset: &Value, instance: &InstanceId, range: Cidr) -> Vec<Finding> {
             () => Firewall::Other,
         };
         let chain = chain["name"].as_str().unwrap_or_default();
-        let command = command(firewall, table, chain, instance, range);
+        let command = command(firewall, table, chain, guests);
         findings.push(Finding { firewall, table: format!("{family} {name}"), chain: chain.to_owned(), command });
     }
     findings
@@ -91,20 +117,20 @@ fn table_of(object: &Value) -> Option<TableName<'_>> {
     Some((object["family"].as_str()?, object["table"].as_str()?))
 }
 
-/// Whether a rule is about our guests: somebody has followed our advice.
-fn mentions(rule: &Value, instance: &InstanceId, range: Cidr) -> bool {
+/// Whether a rule is about these guests or about all of ours: somebody has followed our advice.
+fn mentions(rule: &Value, guests: &Guests) -> bool {
     let text = rule["expr"].to_string();
-    text.contains(&format!("\"{}\"", instance.veths())) || text.contains(&format!("\"{}\"", range.network()))
+    [guests, &Guests::any()].iter().any(|guests| {
+        text.contains(&format!("\"{}\"", guests.veths)) || text.contains(&format!("\"{}\"", guests.range.network()))
+    })
 }
 
 fn command(
     firewall: Firewall,
     (family, table): TableName<'_>,
     chain: &str,
-    instance: &InstanceId,
-    range: Cidr,
+    Guests { veths, range }: &Guests,
 ) -> String {
-    let veths = instance.veths();
     // iptables writes its wildcard differently.
     let plus = veths.replace('*', "+");
     match firewall {
@@ -144,7 +170,7 @@ mod tests {
     #[test]
     fn whose_chain_is_in_the_way() {
         let instance: InstanceId = "abc".parse().unwrap();
-        let range: Cidr = "240.1.0.0/17".parse().unwrap();
+        let guests = Guests::of(&instance, "240.1.0.0/17".parse().unwrap());
         let docker = || vec![forward("ip", "filter", "FORWARD", "drop"), plain("filter", "DOCKER-USER")];
         let cases = [
             (vec![], vec![]),
@@ -153,6 +179,7 @@ mod tests {
             (vec![forward("inet", "wrenn_other", "forward", "drop")], vec![]),
             (docker(), vec![Firewall::Docker]),
             ([docker(), vec![rule("filter", "wvabc-*")]].concat(), vec![]),
+            ([docker(), vec![rule("filter", "wv*")]].concat(), vec![]),
             ([docker(), vec![rule("filter", "wvab-*")]].concat(), vec![Firewall::Docker]),
             (
                 vec![forward("ip", "filter", "FORWARD", "drop"), plain("filter", "ufw-user-forward")],
@@ -162,9 +189,20 @@ mod tests {
             (vec![forward("inet", "mine", "f", "drop")], vec![Firewall::Other]),
         ];
         for (objects, expected) in cases {
-            let findings = judge(&json!({"nftables": objects}), &instance, range);
+            let findings = judge(&json!({"nftables": objects}), &guests);
             assert_eq!(findings.iter().map(|finding| finding.firewall).collect::<Vec<_>>(), expected, "{objects:?}");
         }
-        assert_eq!(judge(&Value::Null, &instance, range), []);
+        assert_eq!(judge(&Value::Null, &guests), []);
+    }
+
+    #[test]
+    fn before_there_is_an_instance_all_are_let_through() {
+        let dropping = json!({"nftables": [forward("inet", "mine", "f", "drop")]});
+        let findings = judge(&dropping, &Guests::any());
+        assert_eq!(
+            findings.iter().map(|finding| finding.command.as_str()).collect::<Vec<_>>(),
+            ["nft 'insert rule inet mine f iifname \"wv*\" accept' && \
+              nft 'insert rule inet mine f oifname \"wv*\" ct state established,related accept'"]
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 
 /// Routes through a gateway (`RTF_GATEWAY`), `<linux/route.h>`.
 const RTF_GATEWAY: u32 = 2;
@@ -19,10 +20,43 @@ pub(crate) fn disable_ipv6(interface: &str) -> io::Result<()> {
     }
 }
 
+/// An interface of the host that leads out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its name.
+    pub interface: String,
+    /// Whether it forwards; where it does not, an agent's start switches it on.
+    pub forwards: bool,
+    /// Whether that can be switched: a container's `/proc/sys` may be read-only.
+    pub switchable: bool,
+}
+
+impl Uplink {
+    /// The setting that lets answers from outside through.
+    pub fn setting(&self) -> PathBuf {
+        setting(&self.interface)
+    }
+}
+
+/// The interfaces that lead out of the calling thread's namespace.
+pub fn find_uplinks() -> io::Result<Vec<Uplink>> {
+    let found = |interface: &str| {
+        let setting = setting(interface);
+        let forwards = std::fs::read_to_string(&setting).is_ok_and(|value| value.trim() == "1");
+        let switchable = rustix::fs::access(&setting, rustix::fs::Access::WRITE_OK).is_ok();
+        Uplink { interface: interface.to_owned(), forwards, switchable }
+    };
+    Ok(uplinks(&std::fs::read_to_string("/proc/thread-self/net/route")?).into_iter().map(found).collect())
+}
+
+fn setting(interface: &str) -> PathBuf {
+    format!("/proc/sys/net/ipv4/conf/{interface}/forwarding").into()
+}
+
 /// Lets answers from outside through: they arrive at the interfaces that lead out.
 pub(crate) fn enable_uplinks() -> io::Result<()> {
     for interface in uplinks(&std::fs::read_to_string("/proc/thread-self/net/route")?) {
-        let setting = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+        let setting = setting(interface);
         // An interface may vanish meanwhile; writing a value that is there already would drop its LRO for nothing.
         if std::fs::read_to_string(&setting).is_ok_and(|value| value.trim() == "0") {
             tracing::info!(interface, "switching on IPv4 forwarding");

@@ -27,6 +27,7 @@ mod nft;
 mod policy;
 mod range;
 mod reclaim;
+mod rehearsal;
 mod rules;
 mod setup;
 mod slot;
@@ -36,15 +37,18 @@ mod traffic;
 pub use address::{
     BadCidr, Cidr, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, METADATA_ADDRESS, TAP,
 };
-pub use dns::Resolvers;
+pub use dns::{Resolvers, try_resolvers};
 pub use firewall::{Finding, Firewall, host_firewalls};
+pub use forwarding::{Uplink, find_uplinks};
 pub use instance::{BadInstanceId, InstanceId};
 pub use limits::{MAX_FLOWS, MAX_SLOTS};
 pub use metadata::Metadata;
 pub use network::{AcquireError, AdoptError, Adoption, Network, NetworkOptions, OpenError, Orphans};
 pub use nft::NftError;
 pub use policy::{BadPolicy, Policy, PolicyError};
+pub use range::collisions;
 pub use reclaim::{DestroyError, destroy_all};
+pub use rehearsal::rehearse;
 pub use setup::SetupError;
 pub use slot::{Dialler, Slot, SlotIndex};
 pub use traffic::{Meter, Traffic};

@@ -207,7 +207,7 @@ impl Network {
     /// Firewalls of this host that keep guests from the Internet, whatever we accept.
     pub async fn host_firewalls(&self) -> Result<Vec<Finding>, NftError> {
         let inner = &self.inner;
-        firewall::find(&inner.host, &inner.options.instance, inner.range).await
+        firewall::find(&inner.host, &firewall::Guests::of(&inner.options.instance, inner.range)).await
     }
 
     /// Ends the work in the background. Slots in use stay, for [adoption](Adoption::adopt) by a next process.

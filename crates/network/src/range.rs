@@ -20,6 +20,9 @@ const PREFIX: u8 = 17;
 /// Blocks of that size between 240.0.0.0 and 255.0.0.0; the last /8 holds the broadcast address.
 const CANDIDATES: u32 = 15 << 9;
 
+/// Where the blocks of all instances lie.
+pub(crate) const ANY: Cidr = Cidr::new(Ipv4Addr::new(240, 0, 0, 0), 4);
+
 /// What `network.json` keeps: an adopted slot must find its addresses again.
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -62,8 +65,21 @@ pub(crate) fn find(instance: &InstanceId, wrenn_dir: &Path) -> io::Result<Cidr> 
         Err(error) => return Err(error),
     }
     let routes = routes(&std::fs::read_to_string("/proc/thread-self/net/route")?);
-    let free = candidates(instance).find(|range| !routes.iter().any(|route| route.overlaps(range)));
+    let free = candidates(instance).find(|range| !routes.iter().any(|(_, route)| route.overlaps(range)));
     free.ok_or_else(|| io::Error::other("every block of 240.0.0.0/4 is routed on this host"))
+}
+
+/// Routes of others that overlap the instance's range, as `DESTINATION dev INTERFACE`: packets to its guests go there, if
+/// they are more specific. One that came after the range was chosen is not avoided any longer. Of the calling thread's
+/// namespace.
+pub fn collisions(instance: &InstanceId, wrenn_dir: &Path) -> io::Result<Vec<String>> {
+    let range = find(instance, wrenn_dir)?;
+    let routes = routes(&std::fs::read_to_string("/proc/thread-self/net/route")?);
+    let others = routes.iter().filter(|(interface, _)| instance.slot_of(interface).is_none());
+    Ok(others
+        .filter(|(_, route)| route.overlaps(&range))
+        .map(|(interface, route)| format!("{route} dev {interface}"))
+        .collect())
 }
 
 /// Where the range is kept.
@@ -81,14 +97,16 @@ fn candidates(instance: &InstanceId) -> impl Iterator<Item = Cidr> {
     })
 }
 
-/// Destinations of `/proc/net/route` except the default: addresses and masks are hexadecimal in host byte order.
-fn routes(table: &str) -> Vec<Cidr> {
+/// Interfaces and destinations of `/proc/net/route` except the default: addresses and masks are hexadecimal in host byte
+/// order.
+fn routes(table: &str) -> Vec<(String, Cidr)> {
     let parse = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
-        let destination = u32::from_str_radix(fields.nth(1)?, 16).ok()?.swap_bytes();
+        let interface = fields.next()?.to_owned();
+        let destination = u32::from_str_radix(fields.next()?, 16).ok()?.swap_bytes();
         let mask = u32::from_str_radix(fields.nth(5)?, 16).ok()?.swap_bytes();
         let prefix = u8::try_from(mask.leading_ones()).ok()?;
-        (prefix > 0).then(|| Cidr::new(destination.into(), prefix))
+        (prefix > 0).then(|| (interface, Cidr::new(destination.into(), prefix)))
     };
     table.lines().skip(1).filter_map(parse).collect()
 }
@@ -115,6 +133,6 @@ mod tests {
         let all: Cidr = "240.0.0.0/4".parse().unwrap();
         assert!(ranges.iter().all(|range| all.contains(range) && range.network().octets()[0] < 255));
         let table = "Iface\nwv1\t028001F0\t00000000\t0001\t0\t0\t0\tFEFFFFFF\t0\t0\t0\n";
-        assert_eq!(routes(table), ["240.1.128.2/31".parse().unwrap()]);
+        assert_eq!(routes(table), [("wv1".to_owned(), "240.1.128.2/31".parse().unwrap())]);
     }
 }

@@ -242,7 +242,7 @@ fn a_host_firewall_in_the_way_is_found_and_its_command_helps() {
         let guest = Guest::boot(&slot);
         assert!(guest.visit(INTERNET).is_err());
 
-        let findings = network::host_firewalls(&lab.instance, lab.home.path()).await.unwrap();
+        let findings = network::host_firewalls(Some(&lab.instance), lab.home.path()).await.unwrap();
         assert_eq!(findings, network.host_firewalls().await.unwrap());
         let [finding] = findings.as_slice() else { panic!("{findings:?}") };
         assert_eq!(

@@ -7,6 +7,7 @@
 //!
 //! Every `unsafe` block says in a `SAFETY` comment why it is sound.
 
+pub mod clock;
 pub mod entropy;
 pub mod loopdev;
 pub mod netconf;

@@ -98,6 +98,9 @@ pub struct DownArgs {
 pub struct DoctorArgs {
     #[command(flatten)]
     pub listen: ListenArg,
+    /// First do what is safe: load modules, set kernel settings, open other firewalls to capsules
+    #[arg(long)]
+    pub fix: bool,
 }
 
 #[derive(Debug, Args)]

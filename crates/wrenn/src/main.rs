@@ -2,7 +2,8 @@
 //!
 //! Knows: what users type, what they are told, and which exit code says what ([`exit::Exit`]).
 //! Must never know: how anything is done. User commands go through `client` like every other client;
-//! `up/platform.rs` is the only file that starts the agent and the server.
+//! `up/platform.rs` is the only file that starts the agent and the server, `doctor/host.rs` the one that asks what the host
+//! offers an agent.
 
 mod capsule;
 mod cli;
@@ -55,7 +56,8 @@ async fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Doctor(args) => {
             let dir = global.data_dir();
             let running = instance::is_running(&dir);
-            doctor::run(&doctor::Plan { dir, listen: args.listen.listen, running }, Output { json: global.json })?;
+            let plan = doctor::Plan { dir, listen: args.listen.listen, running, thorough: true };
+            doctor::run(&plan, args.fix, Output { json: global.json }).await?;
         }
         Command::Capsule(command) => return capsule::run(global, command).await,
         Command::Why { id } => why::run(global, id).await?,

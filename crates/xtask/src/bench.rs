@@ -12,7 +12,7 @@ const PAGER: &str = "pager";
 /// Installs what is missing, builds, measures. `arguments` are benchmark names and `--json`.
 pub fn run(arguments: &[&str]) -> Outcome {
     toolchain::check_rust()?;
-    packages::install(&packages::missing(packages::RUN), Consent::Given)?;
+    packages::install(&packages::missing(&packages::RUN), Consent::Given)?;
     let (flags, names): (Vec<&str>, Vec<&str>) = arguments.iter().partition(|argument| argument.starts_with('-'));
     let wanted = |name| names.is_empty() || names.contains(&name);
     let of_platform: Vec<&str> = arguments.iter().copied().filter(|name| ![ENVD, PAGER].contains(name)).collect();

@@ -4,6 +4,7 @@ use std::env;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use crate::{Outcome, process, workspace};
 
@@ -26,20 +27,16 @@ pub enum Present {
     PythonModule(&'static str),
 }
 
-/// To run capsules.
-pub const RUN: &[Need] = &[
-    Need { package: "qemu-system-x86", present: Present::Program("qemu-system-x86_64"), why: "runs capsules" },
-    Need { package: "mmdebstrap", present: Present::Program("mmdebstrap"), why: "builds the guests' root file system" },
-    Need {
-        package: "debian-archive-keyring",
-        present: Present::File("/usr/share/keyrings/debian-archive-keyring.gpg"),
-        why: "verifies the guests' packages",
-    },
-    Need { package: "e2fsprogs", present: Present::Program("mke2fs"), why: "writes root disks" },
-    Need { package: "kmod", present: Present::Program("depmod"), why: "indexes the guests' kernel modules" },
-    Need { package: "xfsprogs", present: Present::Program("mkfs.xfs"), why: "makes the copy-on-write pool" },
-    Need { package: "nftables", present: Present::Program("nft"), why: "filters the capsules' network" },
-];
+/// To run capsules: the program's own list, three columns.
+pub static RUN: LazyLock<Vec<Need>> =
+    LazyLock::new(|| include_str!("../../wrenn/packages.txt").lines().filter_map(need).collect());
+
+fn need(line: &'static str) -> Option<Need> {
+    let mut columns = line.split("  ").map(str::trim).filter(|column| !column.is_empty());
+    let (program, package, why) = (columns.next()?, columns.next()?, columns.next()?);
+    let present = if program.starts_with('/') { Present::File(program) } else { Present::Program(program) };
+    Some(Need { package, present, why })
+}
 
 /// To test, beyond [`RUN`].
 pub const TEST: &[Need] = &[

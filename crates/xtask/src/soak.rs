@@ -12,7 +12,7 @@ const HISTORY_STEPS: &str = "500";
 /// Runs a long history of capsules, ends processes at every point of every operation, and fuzzes what the guest daemon takes from outside.
 pub fn run() -> Outcome {
     toolchain::check_rust()?;
-    packages::install(&packages::missing(packages::RUN), Consent::Given)?;
+    packages::install(&packages::missing(&packages::RUN), Consent::Given)?;
     let envd = guest::build()?;
     let platform = |what, scenario, (name, value)| {
         process::step(what, || {

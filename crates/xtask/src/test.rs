@@ -22,7 +22,7 @@ pub fn run(names: &[&str]) -> Outcome {
     }
     toolchain::check_rust()?;
     let mut missing = toolchain::missing();
-    missing.extend(packages::missing(packages::RUN));
+    missing.extend(packages::missing(&packages::RUN));
     missing.extend(packages::missing(packages::TEST));
     packages::install(&missing, Consent::Given)?;
     let envd = guest::build()?;

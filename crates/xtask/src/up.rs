@@ -32,7 +32,7 @@ impl Options {
 pub fn run(options: Options) -> Outcome {
     toolchain::check_rust()?;
     let mut missing = toolchain::missing();
-    missing.extend(packages::missing(packages::RUN));
+    missing.extend(packages::missing(&packages::RUN));
     packages::install(&missing, options.consent)?;
     let envd = guest::build()?;
     process::step("build Wrenn", || process::run(&mut workspace::cargo(&["build", "--package", "wrenn"])))?;

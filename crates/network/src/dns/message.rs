@@ -24,6 +24,14 @@ pub(super) enum Failure {
     Refused = 5,
 }
 
+impl Failure {
+    /// What an answer says it is, if it is one of these.
+    pub(super) fn of(answer: &[u8]) -> Option<Self> {
+        let code = answer.get(3)? & 0x0F;
+        [Self::Server, Self::Refused].into_iter().find(|failure| *failure as u8 == code)
+    }
+}
+
 /// A well-formed query with one question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Query {

@@ -19,8 +19,8 @@ use crate::address::{GATEWAY_ADDRESS, GUEST_ADDRESS};
 use crate::entrance::Entrance;
 use crate::{limits, listener};
 use message::{Failure, Query};
-pub use upstream::Resolvers;
 pub(crate) use upstream::Upstream;
+pub use upstream::{Resolvers, try_resolvers};
 use upstream::{Transport, framed};
 
 const PORT: u16 = 53;

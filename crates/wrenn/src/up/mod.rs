@@ -17,16 +17,20 @@ use client::{Client, Credentials};
 use futures_util::{StreamExt, stream};
 use model::CapsuleStatus;
 use platform::Stop;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 use steps::Steps;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Descriptors for some three thousand capsules. Not all there may be: tools inherit it, and some close every possible one.
+const OPEN_FILES: u64 = 65_536;
 /// Capsules paused at the same time when the platform ends: each pause is bound by the disk.
 const PAUSES: usize = 2;
 
 /// Runs a platform until Ctrl-C, or with `--once` until its first capsule has run.
 pub async fn run(global: &Global, args: &UpArgs) -> Outcome {
-    let plan = Plan { dir: global.data_dir(), listen: args.listen.listen, running: false };
+    // KVM is tried by the agent, once there is a kernel to try it with.
+    let plan = Plan { dir: global.data_dir(), listen: args.listen.listen, running: false, thorough: false };
     let out = Output { json: global.json };
     let steps = Steps::new(global.json);
     let mut interrupts = Interrupts::new()?;
@@ -34,7 +38,13 @@ pub async fn run(global: &Global, args: &UpArgs) -> Outcome {
     let _instance = Instance::take(&plan.dir)?;
     platform::start_logs(&plan.dir, "wrenn.log", true)?;
     packages::install_missing(args.yes)?;
-    doctor::examine(&plan).into_outcome()?;
+    let report = doctor::examine(&plan).await;
+    let warnings = report.warnings();
+    if !warnings.is_empty() {
+        out.note(&format!("warnings: {}; `wrenn doctor` says what to do", warnings.join(", ")));
+    }
+    report.into_outcome()?;
+    raise_open_files();
 
     let platform = tokio::select! {
         started = platform::start(&plan, &steps) => started?,
@@ -99,6 +109,20 @@ async fn pause_all(client: &Client, steps: &Steps) -> Outcome {
     }
 }
 
+/// A session's soft limit is meant for programs that use select(2); a platform holds many sockets for each capsule.
+fn raise_open_files() {
+    if let Some(limit) = raised(getrlimit(Resource::Nofile)) {
+        // Up to the hard limit this is everybody's right.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+}
+
+/// The limit to set, if it is higher.
+fn raised(limit: Rlimit) -> Option<Rlimit> {
+    let wanted = OPEN_FILES.min(limit.maximum.unwrap_or(OPEN_FILES));
+    limit.current.is_some_and(|current| current < wanted).then_some(Rlimit { current: Some(wanted), ..limit })
+}
+
 /// Ctrl-C and what a service manager sends.
 struct Interrupts {
     int: Signal,
@@ -124,6 +148,7 @@ impl Interrupts {
 pub async fn server_alone(dir: &Path, args: ServerArgs) -> Outcome {
     let mut interrupts = Interrupts::new()?;
     platform::start_logs(dir, "server.log", false)?;
+    raise_open_files();
     platform::server(dir, args.listen.listen, args.database_url, interrupts.next()).await
 }
 
@@ -132,5 +157,28 @@ pub async fn agent_alone(dir: &Path, args: &AgentArgs) -> Outcome {
     let mut interrupts = Interrupts::new()?;
     let _instance = Instance::take(dir)?;
     platform::start_logs(dir, "agent.log", false)?;
+    raise_open_files();
     platform::agent(dir, args.server, interrupts.next()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_raised_as_far_as_allowed_and_never_lowered() {
+        let rows = [
+            ((Some(1024), Some(4096)), Some(4096)),
+            ((Some(1024), Some(1 << 30)), Some(OPEN_FILES)),
+            ((Some(1024), None), Some(OPEN_FILES)),
+            ((Some(1 << 20), Some(1 << 30)), None),
+            ((Some(4096), Some(4096)), None),
+            ((None, None), None),
+        ];
+        for ((current, maximum), expected) in rows {
+            let set = raised(Rlimit { current, maximum });
+            assert_eq!(set.as_ref().and_then(|limit| limit.current), expected, "{current:?} of {maximum:?}");
+            assert!(set.is_none_or(|limit| limit.maximum == maximum));
+        }
+    }
 }

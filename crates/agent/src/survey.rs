@@ -1,0 +1,225 @@
+//! What a host would offer an agent, found out without one: plain facts for `wrenn doctor`. Nothing here needs a running
+//! agent, and nothing changes the host; only [`vmm`] remembers what it tried.
+
+use crate::options::Layout;
+use crate::record::{Place, Records};
+use crate::tier::{self, KVM, Known};
+use memory::Generation;
+use model::CapsuleId;
+use network::{InstanceId, Resolvers, find_uplinks};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+use vmm::Vmm;
+
+/// The VMM of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machines {
+    /// Which, and its version: `qemu 7.2`.
+    pub version: String,
+    /// Whether a guest boots with KVM. None: it has not been tried since the host booted, and there is no kernel to
+    /// try it with, or nobody asked to.
+    pub kvm_boots: Option<bool>,
+}
+
+/// The VMM. With `try_with`, KVM is tried with that kernel and the answer remembered; it may take ten seconds.
+pub async fn vmm(dir: &Path, try_with: Option<&Path>) -> Result<Machines, vmm::qemu::ProbeError> {
+    let memory = Layout(dir).tier();
+    let known = match try_with {
+        Some(kernel) => tier::probe(kernel, &memory).await.map(Known::tried)?,
+        None => tier::recall(&memory)?,
+    };
+    Ok(Machines { version: tier::version(&known.qemu), kvm_boots: known.kvm })
+}
+
+/// The guests' kernel, where [`vmm`] could learn something from it: it has been made, there is a `/dev/kvm`, and nobody has
+/// tried it since the host booted. `source` is where guests' packages come from.
+pub fn kernel_to_try(dir: &Path, source: &image::Source) -> Option<PathBuf> {
+    let layout = Layout(dir);
+    let untried = Path::new(KVM).exists() && tier::recall(&layout.tier()).is_ok_and(|known| known.kvm.is_none());
+    let kernel = untried.then(|| image::find_kernel(&artifacts(&layout), source))?;
+    kernel.ok().flatten().map(|kernel| kernel.image)
+}
+
+/// Paused capsules whose memory this host cannot load: saved by another kind of VMM, processor or guest kernel, or damaged.
+/// None are known of before the kernel has been made or while the pool is not mounted. Blocks.
+pub fn unloadable(dir: &Path, source: &image::Source) -> Result<BTreeSet<CapsuleId>, vmm::qemu::ProbeError> {
+    let layout = Layout(dir);
+    let Ok(Some(kernel)) = image::find_kernel(&artifacts(&layout), source) else { return Ok(BTreeSet::new()) };
+    let known = tier::recall(&layout.tier())?;
+    if known.kvm.is_none() && Path::new(KVM).exists() {
+        // Which tier it will be is open.
+        return Ok(BTreeSet::new());
+    }
+    let here = known.qemu.compatibility(&kernel.key).to_string();
+    Ok(unloadable_in(&layout.pool(), &here).unwrap_or_default())
+}
+
+fn unloadable_in(pool: &Path, here: &str) -> io::Result<BTreeSet<CapsuleId>> {
+    let [capsules, generations] = ["capsules", "generations"].map(|name| pool.join(name));
+    if !capsules.is_dir() || !generations.is_dir() {
+        return Ok(BTreeSet::new());
+    }
+    // Not through a `Shelf`: opening one removes the drafts of an agent that runs.
+    let loads = |generation: Uuid| {
+        let opened = Generation::open(&generations.join(generation.to_string()));
+        opened.is_ok_and(|generation| generation.manifest().compatibility == here)
+    };
+    let records = Records::open(capsules)?.list()?.records.into_iter();
+    let unloadable = records.filter_map(|record| match record.place {
+        Place::Paused { generation } if !loads(generation) => Some(record.id),
+        _ => None,
+    });
+    Ok(unloadable.collect())
+}
+
+fn artifacts(layout: &Layout<'_>) -> PathBuf {
+    layout.pool().join("artifacts")
+}
+
+/// A chain of another firewall that drops what guests send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// Family, table and chain.
+    pub chain: String,
+    /// A shell command, for root, that lets guests through there. Once it has been run the chain is no obstacle.
+    pub command: String,
+}
+
+/// Other firewalls in the way of guests. Of the calling thread's network namespace, as all that follows.
+pub async fn firewalls(dir: &Path) -> Result<Vec<Obstacle>, String> {
+    let instance = Layout(dir).known_instance().map_err(|error| error.to_string())?;
+    let findings = network::host_firewalls(instance.as_ref(), dir).await.map_err(|error| told(&error))?;
+    let obstacle = |finding: network::Finding| Obstacle {
+        chain: format!("{} {}", finding.table, finding.chain),
+        command: finding.command,
+    };
+    Ok(findings.into_iter().map(obstacle).collect())
+}
+
+/// Makes a network for a guest and removes it, unseen by the host.
+pub async fn rehearse_network() -> Result<(), String> {
+    network::rehearse().await.map_err(|error| told(&error))
+}
+
+/// An interface that leads out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its name.
+    pub interface: String,
+    /// Whether it forwards IPv4; if not, an agent switches it on.
+    pub forwards: bool,
+    /// Whether that can be switched.
+    pub switchable: bool,
+    /// The file of the setting.
+    pub setting: PathBuf,
+}
+
+/// The interfaces that lead out.
+pub fn uplinks() -> io::Result<Vec<Uplink>> {
+    let uplink = |uplink: network::Uplink| Uplink {
+        setting: uplink.setting(),
+        interface: uplink.interface,
+        forwards: uplink.forwards,
+        switchable: uplink.switchable,
+    };
+    Ok(find_uplinks()?.into_iter().map(uplink).collect())
+}
+
+/// Routes of others (`DESTINATION dev INTERFACE`) that overlap the addresses of guests' networks.
+pub fn collisions(dir: &Path) -> io::Result<Vec<String>> {
+    // An instance to be made begins its search elsewhere, but finds something exactly when this one does.
+    let anyone = || "new".parse::<InstanceId>().map_err(io::Error::other);
+    let instance = Layout(dir).known_instance()?.map_or_else(anyone, Ok)?;
+    network::collisions(&instance, dir)
+}
+
+/// Each name server of the host, and why it gives no answers.
+pub async fn resolvers() -> Vec<(String, Option<String>)> {
+    let answers = network::try_resolvers(Resolvers::Host).await.into_iter();
+    answers.map(|(address, answer)| (address.to_string(), answer.err().map(|error| error.to_string()))).collect()
+}
+
+/// Flows one guest may have, all of which count on the host's table.
+pub const MAX_FLOWS: u32 = network::MAX_FLOWS;
+
+/// An error with its causes.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Class, Identity, Record};
+    use memory::{Manifest, StateFile};
+    use model::Lifetime;
+    use sha2::{Digest as _, Sha256};
+    use std::collections::BTreeMap;
+
+    fn record(id: CapsuleId, place: Place) -> Record {
+        Record {
+            id,
+            class: Class { template: Uuid::nil(), vcpus: 1, memory_mb: 512 },
+            snapshot: None,
+            disk_size_mb: 5_120,
+            lifetime: Lifetime::FOREVER,
+            identity: Identity::default(),
+            allow_internet: true,
+            created_unix_ms: 1,
+            versions: BTreeMap::new(),
+            reason: None,
+            place,
+        }
+    }
+
+    fn generation(generations: &Path, compatibility: &str) -> Uuid {
+        let (id, state) = (Uuid::now_v7(), b"state");
+        let dir = generations.join(id.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::File::create(dir.join("memory")).unwrap().set_len(4096).unwrap();
+        std::fs::write(dir.join("state"), state).unwrap();
+        let manifest = Manifest {
+            format: memory::FORMAT,
+            id,
+            parent: None,
+            created_unix_ms: 1,
+            memory_bytes: 4096,
+            compatibility: compatibility.to_owned(),
+            labels: BTreeMap::new(),
+            state: StateFile { bytes: 5, sha256: hex::encode(Sha256::digest(state)) },
+            disk_bytes: None,
+            fragments: 0,
+            extents: Vec::new(),
+        };
+        std::fs::write(dir.join("manifest.json"), manifest.encode().unwrap()).unwrap();
+        id
+    }
+
+    #[test]
+    fn capsules_saved_by_another_class_are_found() {
+        let pool = tempfile::tempdir().unwrap();
+        assert_eq!(unloadable_in(pool.path(), "here").unwrap(), BTreeSet::new());
+        let (generations, draft) = (pool.path().join("generations"), pool.path().join("generations/.draft-x"));
+        std::fs::create_dir_all(&draft).unwrap();
+        let records = Records::open(pool.path().join("capsules")).unwrap();
+        let [ours, theirs, damaged, running] = std::array::from_fn(|_| CapsuleId::random());
+        for (id, compatibility) in [(ours, "here"), (theirs, "elsewhere")] {
+            let generation = generation(&generations, compatibility);
+            records.save(&record(id, Place::Paused { generation })).unwrap();
+        }
+        records.save(&record(damaged, Place::Paused { generation: Uuid::nil() })).unwrap();
+        let place = Place::Running { vm: Uuid::nil(), slot: 1, base: None, resumed: false };
+        records.save(&record(running, place)).unwrap();
+        assert_eq!(unloadable_in(pool.path(), "here").unwrap(), BTreeSet::from([theirs, damaged]));
+        assert!(draft.exists(), "it belongs to an agent that may run");
+    }
+}
