@@ -64,6 +64,40 @@ def test_fork_copies_memory_processes_and_files(new_sandbox):
         forks[0].fork()
 
 
+def test_snapshots_are_templates(new_sandbox):
+    sandbox = new_sandbox(timeout=600)
+    sandbox.files.write("/home/user/file", "on disk")
+    sandbox.files.write("/dev/shm/file", "in memory")
+    snapshot = sandbox.create_snapshot("sdk-snapshot")
+    assert snapshot.names == ["sdk-snapshot"]
+    disk = sandbox.create_snapshot(mode="filesystem")
+    assert disk.names == []
+    try:
+        assert sandbox.files.read("/dev/shm/file") == "in memory"
+        found = [other.snapshot_id for other in sandbox.list_snapshots().next_items()]
+        assert found == [disk.snapshot_id, snapshot.snapshot_id]
+        for template in ("sdk-snapshot", snapshot.snapshot_id):
+            clone = new_sandbox(template=template, timeout=300)
+            assert clone.files.read("/dev/shm/file") == "in memory"
+        booted = new_sandbox(template=disk.snapshot_id, timeout=300)
+        assert booted.files.read("/home/user/file") == "on disk"
+        assert not booted.files.exists("/dev/shm/file")
+    finally:
+        for kept in (snapshot, disk):
+            assert Sandbox.delete_snapshot(kept.snapshot_id)
+            assert not Sandbox.delete_snapshot(kept.snapshot_id)
+
+
+def test_a_pause_of_the_file_system_reboots(new_sandbox):
+    sandbox = new_sandbox(timeout=600)
+    sandbox.files.write("/home/user/file", "on disk")
+    boot = sandbox.files.read("/proc/sys/kernel/random/boot_id")
+    sandbox.pause(mode="filesystem")
+    sandbox.connect(timeout=300)
+    assert sandbox.files.read("/home/user/file") == "on disk"
+    assert sandbox.files.read("/proc/sys/kernel/random/boot_id") != boot
+
+
 def test_wrong_keys_and_templates_are_refused():
     with pytest.raises(AuthenticationException):
         Sandbox.create(api_key="e2b_" + "0" * 32)

@@ -39,6 +39,23 @@ def test_life():
     assert capsule.capsule_id not in [other.id for other in Capsule.list()]
 
 
+def test_snapshots_are_templates(capsule):
+    capsule.files.write("/dev/shm/memory", "in memory")
+    with WrennClient() as client:
+        kept = capsule.create_snapshot(name="wrenn-sdk-snapshot", overwrite=True)
+        try:
+            assert (kept.name, kept.type) == ("wrenn-sdk-snapshot", "snapshot")
+            assert kept.name in [template.name for template in client.snapshots.list()]
+            clone = Capsule(template=kept.name)
+            try:
+                clone.wait_ready(timeout=180)
+                assert clone.files.read("/dev/shm/memory") == "in memory"
+            finally:
+                clone.destroy(wait=True)
+        finally:
+            client.snapshots.delete(kept.name)
+
+
 def test_ping_counts_as_activity(capsule):
     before = capsule.get_info().last_active_at
     capsule.ping()

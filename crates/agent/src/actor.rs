@@ -6,7 +6,8 @@ use crate::host::Host;
 use crate::operations::{self, Outcome};
 use crate::record::{Place, Record};
 use crate::shared::{Shared, View, now_ms};
-use crate::vm::{Standstill, Vm};
+use crate::snapshots::{SnapshotWish, Taken};
+use crate::vm::Vm;
 use crate::{limits, registry::Registry};
 use hostlink::SandboxEvent;
 use lifecycle::agent::{Command, Effect, Event, Left, Loss, Machine, Operation, Report, Verdict};
@@ -28,7 +29,7 @@ pub enum Message {
         command: Command,
         /// For a resume: a new lifetime.
         lifetime: Option<Lifetime>,
-        /// For a resume: boot from the disk.
+        /// For a resume: boot from the disk. For a pause: keep the disk only.
         discard_memory: bool,
         /// Who wants to know.
         reply: Reply,
@@ -37,8 +38,8 @@ pub enum Message {
     SetLifetime(Lifetime, Reply),
     /// Wait until it has been created.
     Join(Reply),
-    /// Keep a snapshot of it under this id; it goes on.
-    Snapshot(Uuid, oneshot::Sender<Result<Standstill, Failure>>),
+    /// Keep a snapshot of it; it stays what it is.
+    Snapshot(SnapshotWish, oneshot::Sender<Result<Taken, Failure>>),
     /// Leave the VM running and end: the agent is shutting down.
     Release(oneshot::Sender<()>),
 }
@@ -72,10 +73,10 @@ impl Handle {
         self.send(Message::Join).await
     }
 
-    /// Keeps a snapshot of it under this id; an id that is taken is left as it is. When the caller leaves, it is given up.
-    pub async fn snapshot(&self, id: Uuid) -> Result<Standstill, Failure> {
+    /// Keeps a snapshot of it; an id that is taken is left as it is. When the caller leaves, it is given up.
+    pub async fn snapshot(&self, wish: SnapshotWish) -> Result<Taken, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.mailbox.send(Message::Snapshot(id, reply)).await.map_err(|_| Failure::Stopping)?;
+        self.mailbox.send(Message::Snapshot(wish, reply)).await.map_err(|_| Failure::Stopping)?;
         answer.await.map_err(|_| Failure::Stopping)?
     }
 
@@ -126,7 +127,7 @@ pub fn create(host: &Arc<Host>, registry: &Registry, record: Record, reply: Repl
     actor.waiters.push(Waiter { operation: Operation::Create, reply });
     tokio::spawn(async move {
         actor.perform(&effect);
-        actor.run(mailbox).await;
+        Box::pin(actor.run(mailbox)).await;
     });
     handle
 }
@@ -182,7 +183,7 @@ impl Actor {
                     }
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
                     Some(Message::Join(reply)) => self.join(reply),
-                    Some(Message::Snapshot(id, reply)) => self.snapshot(id, reply).await,
+                    Some(Message::Snapshot(wish, reply)) => self.snapshot(wish, reply).await,
                     Some(Message::Release(done)) => {
                         // What is under way reaches its stable point first.
                         while self.running.is_some() {
@@ -213,7 +214,7 @@ impl Actor {
 
     fn command(&mut self, command: Command, lifetime: Option<Lifetime>, discard_memory: bool, reply: Reply) {
         let (verdict, effects) = self.machine.on(&Event::Command(command));
-        if command == Command::Resume && !effects.is_empty() {
+        if !effects.is_empty() {
             self.discard_memory = discard_memory;
             if let Some(lifetime) = lifetime {
                 self.record.lifetime = lifetime;
@@ -251,26 +252,31 @@ impl Actor {
         let _ = reply.send(answer);
     }
 
-    /// It stays `running`, so this is no operation of the machine's: commands wait in the mailbox meanwhile, calls into
+    /// It stays what it is, so this is no operation of the machine's: commands wait in the mailbox meanwhile, calls into
     /// the guest do not.
-    async fn snapshot(&mut self, id: Uuid, reply: oneshot::Sender<Result<Standstill, Failure>>) {
+    async fn snapshot(&mut self, wish: SnapshotWish, reply: oneshot::Sender<Result<Taken, Failure>>) {
         let status = self.machine.status();
-        let Some(vm) = self.vm.as_mut().filter(|_| status == CapsuleStatus::Running) else {
-            let _ = reply.send(Err(Failure::State(status)));
-            return;
+        let vm = match (self.vm.as_mut(), status) {
+            (Some(vm), CapsuleStatus::Running) => Some(vm),
+            (None, CapsuleStatus::Paused) => None,
+            _ => {
+                let _ = reply.send(Err(Failure::State(status)));
+                return;
+            }
         };
-        let taken = operations::snapshot(&self.host, &self.record, vm, id).await;
+        let taken = Box::pin(operations::snapshot(&self.host, &self.record, vm, wish)).await;
         self.shared.touch();
         if let Err(Ok(_)) = reply.send(taken)
-            && let Err(failure) = operations::forget_snapshot(&self.host, id).await
+            && let Err(failure) = operations::forget_snapshot(&self.host, wish.id).await
         {
-            tracing::warn!(snapshot = %id, %failure, "nobody waited for it, and it could not be given up");
+            tracing::warn!(snapshot = %wish.id, %failure, "nobody waited for it, and it could not be given up");
         }
     }
 
     fn lifetime_ended(&mut self) {
         // Activity between the timer and now prolongs an idle lifetime.
         if self.remaining().is_some_and(|left| left.is_zero()) {
+            self.discard_memory = false;
             let (_, effects) = self.machine.on(&Event::LifetimeEnded(self.record.lifetime.at_end()));
             self.all(&effects);
         }

@@ -80,6 +80,7 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
     wanted.extend(found.iter().filter_map(|(record, _)| generation_of(&record.place)));
     // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
     if listing.damaged.is_empty()
+        && !host.snapshots.are_damaged()
         && let Err(error) = host.shelf.collect(&wanted)
     {
         tracing::warn!(%error, "generations nobody needs could not be removed");
@@ -95,7 +96,7 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
 /// The capsule with its VM, where that still runs.
 async fn find(host: &Arc<Host>, mut record: Record, slot: Option<Slot>) -> (Record, Option<Vm>) {
     let vm = match record.place {
-        Place::Running { vm, base, .. } => attach(host, &mut record, vm, slot, base).await,
+        Place::Running { vm, base, booted, .. } => attach(host, &mut record, vm, slot, base.filter(|_| !booted)).await,
         Place::Paused { generation } => {
             if let Err(failure) = host.open_generation(generation).await {
                 tracing::error!(capsule = %record.id, %failure, "its generation cannot be opened; it is left alone");

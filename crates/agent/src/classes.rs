@@ -66,6 +66,14 @@ impl Classes {
         self.lock().values().any(|entry| entry.generation.get().is_some_and(|generation| generation.id() == id))
     }
 
+    /// Gives up the generations of a template that is gone.
+    pub fn forget(&self, host: &Host, template: Uuid) {
+        let unwanted = self.lock().extract_if(|class, _| class.template == template).collect::<Vec<_>>();
+        for generation in unwanted.iter().filter_map(|(_, entry)| entry.generation.get()) {
+            let _ = host.shelf.remove(generation.id());
+        }
+    }
+
     fn cell(&self, class: &Class) -> Arc<OnceCell<Arc<Generation>>> {
         let mut map = self.lock();
         let entry = map.entry(class.clone()).or_default();
@@ -98,7 +106,7 @@ impl Classes {
 
 /// The first boot of a class, saved once its guest is ready and warm.
 async fn boot(host: &Arc<Host>, class: &Class) -> Result<Arc<Generation>, Failure> {
-    let disk = host.template_disk(class.template)?;
+    let disk = host.template_disk(class.template).await?;
     let mut vm = Vm::boot(host, class, &disk, Uuid::now_v7()).await?;
     let saved = async {
         vm.warm_up().await?;

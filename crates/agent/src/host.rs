@@ -125,12 +125,13 @@ impl Host {
     }
 
     /// Root disk of a template.
-    pub fn template_disk(&self, template: Uuid) -> Result<PathBuf, Failure> {
+    pub async fn template_disk(&self, template: Uuid) -> Result<PathBuf, Failure> {
         if template == model::TemplateId::MINIMAL.uuid() {
-            Ok(self.artifacts.root_disk.clone())
-        } else {
-            Err(Failure::Template(template))
+            return Ok(self.artifacts.root_disk.clone());
         }
+        let snapshot = self.snapshots.get(template).ok_or(Failure::Template(template))?;
+        let generation = self.open_generation(snapshot.generation).await?;
+        generation.disk_path().ok_or(Failure::Template(template))
     }
 
     /// Opens a generation of the shelf.

@@ -7,11 +7,11 @@ use crate::limits;
 use crate::points;
 use crate::record::{Place, Record};
 use crate::registry::Registry;
-use crate::snapshots::Snapshot;
+use crate::snapshots::{Snapshot, SnapshotWish, Taken};
 use crate::told::Purpose;
 use crate::vm::{Standstill, Vm};
 use lifecycle::agent::Operation;
-use memory::Generation;
+use memory::{Generation, Seal};
 use model::{CapsuleId, EndReason};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub async fn run(
         Operation::Resume if discard_memory => started(&host, &record, reboot(&host, &record).await).await,
         Operation::Resume => started(&host, &record, resume(&host, &record).await).await,
         Operation::Pause => match vm {
-            Some(vm) => pause(&host, &record, vm).await,
+            Some(vm) => pause(&host, &record, vm, discard_memory).await,
             None => (Err(Failure::Unknown), Err(EndReason::VmCrash)),
         },
         Operation::Destroy => {
@@ -82,7 +82,7 @@ async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> 
         Ok(vm) => vm,
         Err(failure) => return not_started(failure),
     };
-    let place = vm.place(matches!(record.place, Place::Paused { .. }));
+    let place = vm.place(&record.place);
     points::pass(host, "start.woken").await;
     match save(host, Record { place: place.clone(), reason: None, ..record.clone() }).await {
         Ok(()) => {
@@ -122,10 +122,11 @@ async fn remove(host: &Host, id: CapsuleId) -> Result<(), Failure> {
     removed.map_err(Failure::at("removing the record"))?.map_err(Failure::at("removing the record"))
 }
 
-/// A new VM as a clone of its class's generation.
+/// A new VM: as a clone of the snapshot it is to begin as, or of its class's generation.
 async fn create(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
-    if let Some(id) = record.snapshot {
-        return clone(host, record, id).await;
+    if let Some(generation) = snapshot_to_restore(host, record).await? {
+        let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
+        return wake(host, record, vm, Purpose::Clone).await;
     }
     let vm = if let Some(vm) = host.ready.take(host, &record.class) {
         vm
@@ -138,21 +139,29 @@ async fn create(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
     started
 }
 
-/// A new VM as a clone of a snapshot.
-async fn clone(host: &Arc<Host>, record: &Record, id: Uuid) -> Result<Vm, Failure> {
+/// The memory a capsule is to begin with, if it begins as a snapshot that has any. A template whose memory cannot be loaded here
+/// any more boots from its disk, as one without memory does.
+async fn snapshot_to_restore(host: &Arc<Host>, record: &Record) -> Result<Option<Arc<Generation>>, Failure> {
+    let Some(id) = record.snapshot else { return Ok(None) };
     let snapshot = host.snapshots.get(id).ok_or(Failure::Snapshot(id))?;
-    if snapshot.class != record.class {
-        return Err(Failure::Invalid(format!("snapshot {id} is of another template or size")));
-    }
     let generation = host.open_generation(snapshot.generation).await?;
+    let is_template = record.class.template == id;
+    if is_template && (!generation.has_memory() || host.compatible(&generation).is_err()) {
+        return Ok(None);
+    }
+    if !snapshot.class.has_size_of(&record.class) {
+        return Err(Failure::Invalid(format!("snapshot {id} is of another size")));
+    }
     host.compatible(&generation)?;
-    let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
-    wake(host, record, vm, Purpose::Clone).await
+    Ok(Some(generation))
 }
 
 /// The capsule's own generation, back in a VM.
 async fn resume(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
     let generation = saved(host, record).await?;
+    if !generation.has_memory() {
+        return reboot(host, record).await;
+    }
     host.compatible(&generation)?;
     let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
     wake(host, record, vm, Purpose::Resume).await
@@ -187,10 +196,10 @@ async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose) -
 }
 
 /// Saves it and ends its VM; a failure leaves it running.
-async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> Ended {
+async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm, discard_memory: bool) -> Ended {
     host.proxy.evict(record.id);
     let labels = BTreeMap::from([("capsule".to_owned(), record.id.to_string())]);
-    match save_generation(host, record, &mut vm, labels).await {
+    match save_generation(host, record, &mut vm, labels, discard_memory).await {
         Ok(place) => {
             points::pass(host, "pause.recorded").await;
             // The capsule is safe on the disk; nobody has to wait until its VM is gone.
@@ -210,16 +219,30 @@ async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm) -> Ended {
     }
 }
 
-/// Keeps a snapshot of a VM that goes on. One with this id is left as it is: it was asked for twice.
-pub async fn snapshot(host: &Arc<Host>, record: &Record, vm: &mut Vm, id: Uuid) -> Result<Standstill, Failure> {
+/// Keeps a snapshot of a capsule, which runs in this VM or is paused. One with this id is left as it is: it was asked for
+/// twice.
+pub async fn snapshot(
+    host: &Arc<Host>,
+    record: &Record,
+    vm: Option<&mut Vm>,
+    wish: SnapshotWish,
+) -> Result<Taken, Failure> {
+    let SnapshotWish { id, discard_memory } = wish;
     match host.snapshots.get(id) {
-        Some(known) if known.capsule == record.id => return Ok(Standstill::default()),
+        Some(known) if known.capsule == record.id => {
+            let size_bytes = host.open_generation(known.generation).await?.allocated_bytes();
+            return Ok(Taken { size_bytes, ..Taken::default() });
+        }
         Some(_) => return Err(Failure::Invalid(format!("snapshot {id} is another capsule's"))),
         None => {}
     }
     let _space = host.pool.admit(limits::ADMIT_DISK).map_err(Host::no_space)?;
     let labels = BTreeMap::from([("snapshot".to_owned(), id.to_string())]);
-    let (generation, standstill) = vm.snapshot(host, labels).await?;
+    let (generation, standstill) = match vm {
+        Some(vm) if discard_memory => vm.snapshot_disk(host, labels).await?,
+        Some(vm) => vm.snapshot(host, labels).await?,
+        None => (duplicate(host, record, labels, discard_memory).await?, Standstill::default()),
+    };
     points::pass(host, "snapshot.saved").await;
     let snapshot = Snapshot { id, capsule: record.id, generation: generation.id(), class: record.class.clone() };
     let owner = host.clone();
@@ -227,14 +250,37 @@ pub async fn snapshot(host: &Arc<Host>, record: &Record, vm: &mut Vm, id: Uuid) 
     let added = added.map_err(Failure::at("saving the snapshot")).flatten();
     added.inspect_err(|_| drop(host.shelf.remove(generation.id())))?;
     points::pass(host, "snapshot.recorded").await;
-    Ok(standstill)
+    Ok(Taken { standstill, size_bytes: generation.allocated_bytes() })
+}
+
+/// What a paused capsule was saved as, in a generation that does not go with it.
+async fn duplicate(
+    host: &Arc<Host>,
+    record: &Record,
+    labels: BTreeMap<String, String>,
+    discard_memory: bool,
+) -> Result<Generation, Failure> {
+    let source = saved(host, record).await?;
+    // What it was told of the daemon in its memory stays true.
+    let labels =
+        source.manifest().labels.clone().into_iter().filter(|(key, _)| key != "capsule").chain(labels).collect();
+    let seal = Seal { compatibility: source.manifest().compatibility.clone(), labels };
+    let dir = host.shelf.dir().to_owned();
+    let made = tokio::task::spawn_blocking(move || match source.disk_path().filter(|_| discard_memory) {
+        Some(disk) => Generation::of_disk(&dir, &disk, seal),
+        None => source.duplicate(&dir, seal),
+    });
+    made.await.map_err(Failure::at("copying what was saved"))?.map_err(Failure::at("copying what was saved"))
 }
 
 /// Gives a snapshot up.
 pub async fn forget_snapshot(host: &Arc<Host>, id: Uuid) -> Result<(), Failure> {
     let owner = host.clone();
     let removed = tokio::task::spawn_blocking(move || owner.snapshots.remove(&owner, id)).await;
-    removed.map_err(Failure::at("removing the snapshot"))?
+    removed.map_err(Failure::at("removing the snapshot"))??;
+    host.ready.forget(host, id).await;
+    host.classes.forget(host, id);
+    Ok(())
 }
 
 async fn save_generation(
@@ -242,8 +288,10 @@ async fn save_generation(
     record: &Record,
     vm: &mut Vm,
     labels: BTreeMap<String, String>,
+    discard_memory: bool,
 ) -> Result<Place, Failure> {
-    let generation = vm.save(host, labels).await?.id();
+    let saved = if discard_memory { vm.save_disk(host, labels).await } else { vm.save(host, labels).await };
+    let generation = saved?.id();
     let place = Place::Paused { generation };
     points::pass(host, "pause.saved").await;
     if let Err(failure) = save(host, Record { place: place.clone(), ..record.clone() }).await {

@@ -41,6 +41,18 @@ impl Ready {
         None
     }
 
+    /// Ends those of a template that is gone.
+    pub async fn forget(&self, host: &Arc<Host>, template: Uuid) {
+        let unwanted: Vec<Vm> = {
+            let mut shelf = self.lock();
+            let of_template = shelf.iter_mut().filter(|(class, _)| class.template == template);
+            of_template.flat_map(|(_, stock)| std::mem::take(&mut stock.vms)).collect()
+        };
+        for vm in unwanted {
+            vm.end(host).await;
+        }
+    }
+
     /// Makes what is missing of this class, in the background.
     pub fn refill(&self, host: &Arc<Host>, class: &Class) {
         let missing = {

@@ -36,6 +36,13 @@ pub struct Class {
     pub memory_mb: u32,
 }
 
+impl Class {
+    /// Whether VMs of both have the same size.
+    pub fn has_size_of(&self, other: &Self) -> bool {
+        (self.vcpus, self.memory_mb) == (other.vcpus, other.memory_mb)
+    }
+}
+
 /// A stable point of a capsule's life. Only these are written: what happens between two of them is undone or
 /// repeated after a crash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,11 +54,14 @@ pub enum Place {
         vm: Uuid,
         /// Its network slot.
         slot: u16,
-        /// The generation its memory is a private map of; none after a boot.
+        /// The generation it began as; none after a template's first boot.
         base: Option<Uuid>,
         /// It was resumed from this generation, which is nobody else's.
         #[serde(default)]
         resumed: bool,
+        /// It booted from that generation's disk; otherwise its memory is a private map of the generation's.
+        #[serde(default)]
+        booted: bool,
     },
     /// In this generation.
     Paused {
@@ -203,8 +213,13 @@ mod tests {
     fn records_survive_and_damaged_ones_are_left_alone() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
         let records = Records::open(dir.path().join("capsules"))?;
-        let running =
-            record(Place::Running { vm: Uuid::from_u128(7), slot: 3, base: Some(Uuid::nil()), resumed: true });
+        let running = record(Place::Running {
+            vm: Uuid::from_u128(7),
+            slot: 3,
+            base: Some(Uuid::nil()),
+            resumed: true,
+            booted: false,
+        });
         let mut paused = record(Place::Paused { generation: Uuid::from_u128(8) });
         records.save(&running)?;
         records.save(&paused)?;

@@ -1,4 +1,5 @@
-//! Snapshots: generations of capsules that went on, kept until somebody says otherwise. New capsules begin as their clones.
+//! Snapshots: generations of capsules that stayed what they were, kept until somebody says otherwise, as templates or for
+//! a fork. New capsules begin as their clones.
 //!
 //! A snapshot is there exactly as long as its file `DIR/ID.json`: written once its generation is durable, removed before
 //! that. Clones that run keep the generation itself as long as they need it.
@@ -6,6 +7,7 @@
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::record::{Class, replace};
+use crate::vm::Standstill;
 use model::CapsuleId;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -28,18 +30,37 @@ pub struct Snapshot {
     pub class: Class,
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotWish {
+    /// Its id, given by the control plane.
+    pub id: Uuid,
+    /// Keep the disk only.
+    pub discard_memory: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Taken {
+    /// How long the capsule stood still.
+    pub standstill: Standstill,
+    /// What it takes on the disk, shared parts included.
+    pub size_bytes: u64,
+}
+
 /// The snapshots of this host.
 pub struct Snapshots {
     dir: PathBuf,
     by_id: Mutex<HashMap<Uuid, Snapshot>>,
+    damaged: bool,
 }
 
 impl Snapshots {
-    /// Opens the directory, which is made if missing. A file that cannot be read is put aside: a snapshot lives for
-    /// minutes, and clones that run know their generation by themselves.
+    /// Opens the directory, which is made if missing. A file that cannot be read stays where it is: it may
+    /// be put back, and what it names is kept for that.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
-        let mut by_id = HashMap::new();
+        let (mut by_id, mut damaged) = (HashMap::new(), false);
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
@@ -48,12 +69,13 @@ impl Snapshots {
             match fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Snapshot>(&bytes)?)) {
                 Ok(snapshot) => drop(by_id.insert(snapshot.id, snapshot)),
                 Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "a snapshot's record is damaged");
-                    fs::rename(&path, path.with_extension("damaged"))?;
+                    damaged = true;
+                    let advice = "put it back from a backup or remove it; until then no saved memory is cleaned up";
+                    tracing::error!(path = %path.display(), %error, advice, "a snapshot's record is damaged");
                 }
             }
         }
-        Ok(Self { dir, by_id: Mutex::new(by_id) })
+        Ok(Self { dir, by_id: Mutex::new(by_id), damaged })
     }
 
     /// One of them.
@@ -69,6 +91,11 @@ impl Snapshots {
     /// The generations they need.
     pub fn generations(&self) -> Vec<Uuid> {
         self.lock().values().map(|snapshot| snapshot.generation).collect()
+    }
+
+    /// Whether a record could not be read: what it names is not known then.
+    pub fn are_damaged(&self) -> bool {
+        self.damaged
     }
 
     /// Whether a generation belongs to one of them.

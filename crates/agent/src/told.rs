@@ -17,8 +17,9 @@ pub enum Purpose {
     Resume,
 }
 
-/// Everything a capsule's guest is told.
-pub fn init(record: &Record, purpose: Purpose) -> Init {
+/// Everything a capsule's guest is told. One that has just booted has no name yet; one that goes on may have changed it.
+pub fn init(record: &Record, purpose: Purpose, booted: bool) -> Init {
+    let name = (booted || purpose == Purpose::Clone).then(|| record.id.to_string());
     Init {
         access_token: record.identity.access_token.clone(),
         default_user: record.identity.default_user.clone(),
@@ -26,7 +27,7 @@ pub fn init(record: &Record, purpose: Purpose) -> Init {
         env_vars: record.identity.envs.clone(),
         sandbox_id: record.id.to_string(),
         template_id: record.class.template.to_string(),
-        hostname: if purpose == Purpose::Clone { record.id.to_string() } else { String::new() },
+        hostname: name.unwrap_or_default(),
         clone: purpose == Purpose::Clone,
         ..moment()
     }

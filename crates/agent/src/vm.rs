@@ -59,6 +59,9 @@ impl Vm {
         generation: Arc<Generation>,
         id: Uuid,
     ) -> Result<Self, Failure> {
+        if !generation.has_memory() {
+            return Err(Failure::at("restoring")("the generation has no memory"));
+        }
         let disk = generation.disk_path().ok_or_else(|| Failure::at("restoring")("the generation has no disk"))?;
         let state = generation.state_path();
         let pin = host.shelf.pin(generation.id()).ok_or_else(|| Failure::at("restoring")("the generation is gone"))?;
@@ -199,12 +202,16 @@ impl Vm {
     }
 
     /// Where a capsule in this VM is, which was resumed into it or began in it.
-    pub fn place(&self, resumed: bool) -> Place {
-        let base = match &self.base {
-            Base::Generation(generation) => Some(generation.id()),
-            Base::Zero { .. } => None,
+    pub fn place(&self, before: &Place) -> Place {
+        let saved = match before {
+            Place::Paused { generation } => Some(*generation),
+            _ => None,
         };
-        Place::Running { vm: self.id, slot: self.slot.index(), base, resumed }
+        let (base, booted) = match &self.base {
+            Base::Generation(generation) => (Some(generation.id()), false),
+            Base::Zero { .. } => (saved, true),
+        };
+        Place::Running { vm: self.id, slot: self.slot.index(), base, resumed: saved.is_some(), booted }
     }
 
     /// Handles on its guest.
@@ -226,7 +233,7 @@ impl Vm {
             self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
         }
         points::pass(host, "start.running").await;
-        self.configure(record, purpose).await?;
+        self.init(|| init(record, purpose, self.booted)).await?;
         self.laps.lap("guest");
         if purpose == Purpose::Resume {
             self.renew_daemon(host).await;
@@ -241,10 +248,6 @@ impl Vm {
             return Ok(());
         }
         self.slot.set_policy(policy).await.map_err(Failure::at("setting the egress policy"))
-    }
-
-    async fn configure(&self, record: &Record, purpose: Purpose) -> Result<(), Failure> {
-        self.init(|| init(record, purpose)).await
     }
 
     /// One `/init`, made anew for each try until the guest takes it: it carries the time.

@@ -24,15 +24,16 @@ impl Client {
         self.fetch(self.request(Method::GET, &["capsules"])).await
     }
 
-    /// Saves it with its memory. The answer may still say `pausing`.
-    pub async fn pause(&self, id: CapsuleId) -> Result<Capsule, Error> {
-        self.fetch(self.request(Method::POST, &["capsules", &id.to_string(), "pause"])).await
+    /// Saves it with its memory. The answer may still say `pausing`. `discard_memory` saves its disk only.
+    pub async fn pause(&self, id: CapsuleId, discard_memory: bool) -> Result<Capsule, Error> {
+        self.fetch(self.request_with(Method::POST, &["capsules", &id.to_string(), "pause"], query(discard_memory)))
+            .await
     }
 
     /// Brings it back. The answer may still say `resuming`. `discard_memory` boots from its disk instead.
     pub async fn resume(&self, id: CapsuleId, discard_memory: bool) -> Result<Capsule, Error> {
-        let query: &[(&str, &str)] = if discard_memory { &[("memory", "discard")] } else { &[] };
-        self.fetch(self.request_with(Method::POST, &["capsules", &id.to_string(), "resume"], query)).await
+        self.fetch(self.request_with(Method::POST, &["capsules", &id.to_string(), "resume"], query(discard_memory)))
+            .await
     }
 
     /// Makes clones of it while it runs on. Answers when all of them run or have failed.
@@ -63,4 +64,8 @@ impl Client {
             pause = (pause * 2).min(limits::POLL_MAX);
         }
     }
+}
+
+fn query(discard_memory: bool) -> &'static [(&'static str, &'static str)] {
+    if discard_memory { &[("memory", "discard")] } else { &[] }
 }

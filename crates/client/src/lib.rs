@@ -12,6 +12,7 @@ mod exec;
 mod files;
 mod http;
 pub mod limits;
+mod templates;
 
 pub use credentials::{Credentials, CredentialsError, data_dir};
 pub use error::Error;

@@ -14,7 +14,7 @@ use model::{
 use proto::hostagent::v1 as wire;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{After, CapsuleQuery, Change, HostLoad, NewCapsule, Placement, Store, Task};
+use store::{After, CapsuleQuery, Change, HeldTemplate, HostLoad, NewCapsule, Placement, Store, Task};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -78,7 +78,7 @@ impl Fleet {
 
     /// Places a capsule and answers it `starting`; the work goes on in the background.
     pub async fn create(&self, team: TeamId, request: Create) -> Result<Capsule, Error> {
-        let template = self.template(team, &request.template).await?;
+        let HeldTemplate { template, hosts } = self.held_template(team, &request.template).await?;
         let asked = |asked: Option<u32>, own| asked.filter(|_| !template.snapshot).unwrap_or(own);
         let size = Size {
             vcpus: asked(request.vcpus, template.vcpus),
@@ -96,14 +96,14 @@ impl Fleet {
             team,
             template: template.name,
             template_id: template.id,
-            snapshot: None,
+            snapshot: (!hosts.is_empty()).then(|| template.id.uuid()),
             size,
             lifetime: request.lifetime,
             surroundings: Surroundings { default_user, default_workdir, envs, offline: !request.allow_internet },
             access_token: random_token(),
             metadata: request.metadata,
         };
-        self.place(new, |loads| schedule::choose(loads, size)).await
+        self.place(new, |loads| schedule::choose(loads, &hosts, size)).await
     }
 
     /// Writes a capsule down on the host chosen, and begins to make it.
@@ -159,9 +159,9 @@ impl Fleet {
         Ok(Page { capsules, next })
     }
 
-    /// Begins to save a running capsule; it is `pausing` on return.
-    pub async fn pause(&self, team: TeamId, id: CapsuleId) -> Result<Capsule, Error> {
-        self.ask(team, id, Task::Pause, Change::default()).await
+    /// Begins to save a running capsule, with its memory or its disk alone; it is `pausing` on return.
+    pub async fn pause(&self, team: TeamId, id: CapsuleId, discard_memory: bool) -> Result<Capsule, Error> {
+        self.ask(team, id, Task::Pause { discard_memory }, Change::default()).await
     }
 
     /// Begins to bring a paused capsule back; it is `resuming` on return.

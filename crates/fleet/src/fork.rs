@@ -8,7 +8,7 @@ use chrono::Utc;
 use connectrpc::client::CallOptions;
 use futures_util::{StreamExt, stream};
 use hostlink::AgentLink;
-use model::{Capsule, CapsuleId, Code, Error, TeamId};
+use model::{Capsule, CapsuleId, Code, Error, HostId, TeamId};
 use proto::hostagent::v1 as wire;
 use std::time::Duration;
 use store::{HostLoad, NewCapsule};
@@ -98,14 +98,21 @@ impl Fleet {
         self.place(new, |loads| loads.iter().find(|load| has_room(load, source)).map(|load| load.host.id)).await
     }
 
-    /// Gives up what a server that ended left behind on a host.
-    pub(crate) async fn forget_snapshots(&self, link: &AgentLink, listed: &[String]) {
+    /// Gives up what a server that ended left behind on a host. Templates stay.
+    pub(crate) async fn forget_snapshots(
+        &self,
+        host: HostId,
+        link: &AgentLink,
+        listed: &[String],
+    ) -> Result<(), Error> {
+        let templates = self.store().templates_on(host).await?;
         let now_s = u64::try_from(Utc::now().timestamp()).unwrap_or_default();
         let listed = listed.iter().filter_map(|text| Uuid::parse_str(text).ok());
-        for id in listed.filter(|id| is_forgotten(*id, now_s)) {
+        for id in listed.filter(|id| is_forgotten(*id, now_s) && !templates.contains(id)) {
             tracing::warn!(snapshot = %id, "a snapshot that nobody waits for is given up");
             delete(link, id).await;
         }
+        Ok(())
     }
 }
 
@@ -114,7 +121,7 @@ fn has_room(load: &HostLoad, source: &Capsule) -> bool {
     load.host.id == source.host && schedule::fits(load, source.size)
 }
 
-async fn delete(link: &AgentLink, snapshot: Uuid) {
+pub(crate) async fn delete(link: &AgentLink, snapshot: Uuid) {
     let request = wire::DeleteSnapshotRequest { snapshot_id: snapshot.to_string(), ..Default::default() };
     if let Err(error) = link.rpc().delete_snapshot_with_options(request, within(DELETE_CALL)).await {
         tracing::warn!(%snapshot, %error, "a snapshot could not be given up; a later look at its host does it");
@@ -126,7 +133,7 @@ fn is_forgotten(id: Uuid, now_s: u64) -> bool {
     id.get_timestamp().is_some_and(|taken| taken.to_unix().0 + FORGOTTEN_AFTER_S < now_s)
 }
 
-fn within(limit: Duration) -> CallOptions {
+pub(crate) fn within(limit: Duration) -> CallOptions {
     CallOptions::default().with_timeout(limit)
 }
 

@@ -27,4 +27,4 @@ pub use fleet::Fleet;
 pub use guest::{
     Command, ExecOutput, FileContent, Guest, Input, ProcessEvent, ProcessStream, PtySize, Selector, Signal, Started,
 };
-pub use request::{Create, Cursor, Filter, Fork, LocalHost, Page, Resume, Route, Surface, Until};
+pub use request::{Create, Cursor, Filter, Fork, LocalHost, Page, Resume, Route, SaveTemplate, Surface, Until};

@@ -102,7 +102,7 @@ impl Fleet {
         };
         match task {
             Task::Create { snapshot } => create(&link, capsule, snapshot).await,
-            Task::Pause => pause(&link, capsule).await,
+            Task::Pause { discard_memory } => pause(&link, capsule, discard_memory).await,
             Task::Resume { discard_memory } => resume(&link, capsule, discard_memory).await,
             Task::Destroy => destroy(&link, capsule).await,
         }
@@ -145,8 +145,9 @@ async fn resume(link: &AgentLink, capsule: &Capsule, discard_memory: bool) -> Tr
     }
 }
 
-async fn pause(link: &AgentLink, capsule: &Capsule) -> Tried {
-    let request = wire::PauseSandboxRequest { sandbox_id: capsule.id.to_string(), ..Default::default() };
+async fn pause(link: &AgentLink, capsule: &Capsule, discard_memory: bool) -> Tried {
+    let request =
+        wire::PauseSandboxRequest { sandbox_id: capsule.id.to_string(), discard_memory, ..Default::default() };
     let error = match link.rpc().pause_sandbox_with_options(request, within(PAUSE_CALL)).await {
         Ok(answer) => return paused(answer.into_owned().sandbox.as_option().map(convert::seen)),
         Err(error) if is_open(&error) => return Tried::Open(error),

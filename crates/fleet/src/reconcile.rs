@@ -62,7 +62,7 @@ impl Fleet {
         let host = link.rpc().get_host_with_options(wire::GetHostRequest::default(), options()).await;
         let host = host.map_err(|error| hostlink::error(&error))?.into_owned();
         self.store().host_answered(id, Some(&convert::report(&host))).await?;
-        self.forget_snapshots(link, &host.snapshots).await;
+        self.forget_snapshots(id, link, &host.snapshots).await?;
 
         let rows = self.store().capsules(&CapsuleQuery { host: Some(id), ..CapsuleQuery::default() }).await?;
         let listed = link.rpc().list_sandboxes_with_options(wire::ListSandboxesRequest::default(), options()).await;

@@ -59,6 +59,17 @@ pub struct Fork {
     pub limit: Duration,
 }
 
+/// How to keep a capsule as a template.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SaveTemplate {
+    /// Its name; absent = `template-` and eight digits. It has been through `model::check`.
+    pub name: Option<String>,
+    /// Keep the disk only.
+    pub discard_memory: bool,
+    /// Take the place of the team's template of this name.
+    pub overwrite: bool,
+}
+
 /// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {

@@ -33,9 +33,11 @@ impl Room {
     }
 }
 
-/// The best host for a capsule of this size; of equals the oldest. `loads` come oldest first.
-pub(crate) fn choose(loads: &[HostLoad], size: Size) -> Option<HostId> {
-    let able = loads.iter().rev().filter(|load| fits(load, size));
+/// The best host for a capsule of this size, out of those that hold its template, or all where none is named; of equals the
+/// oldest. `loads` come oldest first.
+pub(crate) fn choose(loads: &[HostLoad], holders: &[HostId], size: Size) -> Option<HostId> {
+    let holds = |load: &&HostLoad| holders.is_empty() || holders.contains(&load.host.id);
+    let able = loads.iter().rev().filter(holds).filter(|load| fits(load, size));
     // Of several greatest the last one counts: the oldest.
     able.max_by_key(|load| score(load)).map(|load| load.host.id)
 }
@@ -107,8 +109,11 @@ mod tests {
         ];
         for (hosts, want) in rows {
             let loads: Vec<_> = hosts.iter().map(|&(status, has, used)| load(status, has, used)).collect();
-            let chosen = choose(&loads, SIZE);
+            let chosen = choose(&loads, &[], SIZE);
             assert_eq!(chosen, want.map(|index| loads[index].host.id), "{hosts:?}");
+            for load in loads.iter().filter(|load| fits(load, SIZE)) {
+                assert_eq!(choose(&loads, &[load.host.id], SIZE), Some(load.host.id));
+            }
         }
     }
 }

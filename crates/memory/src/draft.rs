@@ -4,9 +4,9 @@
 //! a reader sees or a whole generation. Dropping a draft removes it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,13 +15,11 @@ use uuid::Uuid;
 
 use crate::copy::{Copier, CopyError};
 use crate::dirty::{self, Run};
-use crate::generation::{DISK, Generation, MANIFEST, MEMORY, STATE, describe_state};
+use crate::generation::{DISK, Generation, MEMORY, STATE, describe_state};
 use crate::manifest::{Extent, FORMAT, Manifest, ManifestError};
 use crate::mapping::{Mapping, MappingError};
+use crate::staging::Staging;
 use crate::{PAGE_BYTES, limits, rewrite};
-
-/// Beginning of a draft directory's name.
-pub(crate) const DRAFT_PREFIX: &str = ".draft-";
 
 /// Why a generation was not made. The VM is unharmed, and nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -156,28 +154,21 @@ pub struct Seal {
 /// A generation that has its base's memory and nothing else yet.
 #[derive(Debug)]
 pub struct Draft {
-    id: Uuid,
-    parent_dir: PathBuf,
-    dir: PathBuf,
+    staging: Staging,
     base: Base,
     memory: File,
     /// Extents the memory has from its ancestors.
     fragments: u64,
     /// What has places of its own in the memory already, with contents of no meaning; ascending.
     placed: Vec<Run>,
-    committed: bool,
 }
 
 impl Draft {
     /// Begins a generation in `parent_dir`. Clones the base's memory, so it is best done before the VM is stopped.
     pub fn begin(parent_dir: &Path, base: &Base) -> Result<Self, SaveError> {
-        let id = Uuid::now_v7();
-        let dir = parent_dir.join(format!("{DRAFT_PREFIX}{id}"));
-        DirBuilder::new().mode(0o700).create(&dir).map_err(SaveError::write(&dir))?;
-        let path = dir.join(MEMORY);
-        let (memory, fragments) = clone_memory(base, &path).inspect_err(|_| remove_quietly(&dir))?;
-        let (parent_dir, base) = (parent_dir.to_owned(), base.clone());
-        Ok(Self { id, parent_dir, dir, base, memory, fragments, placed: Vec::new(), committed: false })
+        let staging = Staging::begin(parent_dir)?;
+        let (memory, fragments) = clone_memory(base, &staging.path(MEMORY))?;
+        Ok(Self { staging, base: base.clone(), memory, fragments, placed: Vec::new() })
     }
 
     /// Writes the pages that differ now, while the VM runs, and flushes them, if they are few. Their contents will
@@ -198,17 +189,17 @@ impl Draft {
 
     /// Where the device state is to be written.
     pub fn state_path(&self) -> PathBuf {
-        self.dir.join(STATE)
+        self.staging.path(STATE)
     }
 
     /// The base's memory; a VMM that writes what differs by itself writes it here.
     pub fn memory_path(&self) -> PathBuf {
-        self.dir.join(MEMORY)
+        self.staging.path(MEMORY)
     }
 
     /// Where the disk's clone is to be put, if the generation shall have one.
     pub fn disk_path(&self) -> PathBuf {
-        self.dir.join(DISK)
+        self.staging.path(DISK)
     }
 
     /// Copies the pages that differ from process `pid`, whose virtual CPUs are stopped. Once this returned, the VM may
@@ -253,14 +244,6 @@ impl Draft {
     }
 }
 
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.committed {
-            remove_quietly(&self.dir);
-        }
-    }
-}
-
 /// A draft with all its memory.
 #[derive(Debug)]
 pub struct Filled {
@@ -272,48 +255,27 @@ pub struct Filled {
 impl Filled {
     /// Makes it durable and visible as `parent_dir/ID`. The device state must be in its place.
     pub fn commit(self, seal: Seal) -> Result<(Generation, SaveReport), SaveError> {
-        let Self { mut draft, extents, mut report } = self;
+        let Self { draft, extents, mut report } = self;
         let started = Instant::now();
         let manifest = draft.manifest(extents, seal)?;
-        let path = draft.dir.join(MANIFEST);
-        write_new(&path, &manifest.encode()?).map_err(SaveError::write(&path))?;
-        draft.sync_contents()?;
-        let target = draft.parent_dir.join(draft.id.to_string());
-        fs::rename(&draft.dir, &target).map_err(SaveError::write(&target))?;
-        draft.dir.clone_from(&target);
-        sync_directory(&draft.parent_dir).map_err(SaveError::write(&draft.parent_dir))?;
-        draft.committed = true;
+        let generation = draft.staging.commit(manifest)?;
         report.sync = started.elapsed();
-        Ok((Generation::committed(target, manifest), report))
+        Ok((generation, report))
     }
 }
 
 impl Draft {
-    /// Flushes everything side by side, for each waits for the device. What they contain is read by nobody before the
-    /// rename, so their order does not matter.
-    fn sync_contents(&self) -> Result<(), SaveError> {
-        let others = [self.state_path(), self.disk_path(), self.dir.join(MANIFEST), self.dir.clone()];
-        std::thread::scope(|scope| {
-            let others = others.each_ref().map(|path| scope.spawn(move || sync_file(path)));
-            self.memory.sync_all().map_err(SaveError::write(&self.memory_path()))?;
-            for handle in others {
-                handle.join().unwrap_or_else(|_| Err(SaveError::write(&self.dir)(io::ErrorKind::Other.into())))?;
-            }
-            Ok(())
-        })
-    }
-
     fn manifest(&self, extents: Vec<Extent>, seal: Seal) -> Result<Manifest, SaveError> {
         let state = self.state_path();
         Ok(Manifest {
             format: FORMAT,
-            id: self.id,
+            id: self.staging.id,
             parent: self.base.id(),
             created_unix_ms: now_unix_ms(),
             memory_bytes: self.base.memory_bytes(),
             compatibility: seal.compatibility,
             labels: seal.labels,
-            state: describe_state(&state).map_err(SaveError::write(&state))?,
+            state: Some(describe_state(&state).map_err(SaveError::write(&state))?),
             disk_bytes: self.disk_path().metadata().ok().map(|metadata| metadata.len()),
             fragments: self.fragments + extents.len() as u64,
             extents,
@@ -341,31 +303,7 @@ fn clone_memory(base: &Base, target: &Path) -> Result<(File, u64), SaveError> {
     Ok((clone, base.fragments()))
 }
 
-/// Flushes a file or directory that need not exist.
-fn sync_file(path: &Path) -> Result<(), SaveError> {
-    match File::open(path) {
-        Ok(file) => file.sync_all().map_err(SaveError::write(path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(SaveError::write(path)(error)),
-    }
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use io::Write;
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
-}
-
-pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-fn now_unix_ms() -> u64 {
+pub(crate) fn now_unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn remove_quietly(dir: &Path) {
-    if let Err(error) = fs::remove_dir_all(dir) {
-        tracing::warn!(dir = %dir.display(), %error, "a draft could not be removed; it is swept at the next start");
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -76,6 +76,9 @@ impl Generation {
 
     /// Checks every page this generation wrote against its checksum; reads that much of the memory file.
     pub fn verify(&self) -> Result<(), OpenError> {
+        if !self.has_memory() {
+            return Ok(());
+        }
         let path = self.memory_path();
         let read = |source| OpenError::Read { path: path.clone(), source };
         let file = File::open(&path).map_err(read)?;
@@ -98,17 +101,28 @@ impl Generation {
         &self.manifest
     }
 
+    /// Whether a machine can be restored from it; otherwise it has a disk to boot from.
+    pub fn has_memory(&self) -> bool {
+        self.manifest.state.is_some()
+    }
+
+    /// Bytes its files take on the disk, those included that it shares with other generations.
+    pub fn allocated_bytes(&self) -> u64 {
+        let files = [MEMORY, STATE, DISK].map(|name| self.dir.join(name).metadata());
+        files.into_iter().flatten().map(|file| file.blocks() * 512).sum()
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Flat guest memory, to be mapped privately.
+    /// Flat guest memory, to be mapped privately, if it has any.
     pub fn memory_path(&self) -> PathBuf {
         self.dir.join(MEMORY)
     }
 
-    /// Device state.
+    /// Device state, if it has memory.
     pub fn state_path(&self) -> PathBuf {
         self.dir.join(STATE)
     }
@@ -120,8 +134,12 @@ impl Generation {
 
     fn check_lengths(&self) -> Result<(), OpenError> {
         let manifest = &self.manifest;
-        let files =
-            [(MEMORY, Some(manifest.memory_bytes)), (STATE, Some(manifest.state.bytes)), (DISK, manifest.disk_bytes)];
+        let state = manifest.state.as_ref();
+        let files = [
+            (MEMORY, state.map(|_| manifest.memory_bytes)),
+            (STATE, state.map(|state| state.bytes)),
+            (DISK, manifest.disk_bytes),
+        ];
         for (name, bytes) in files {
             let (Some(bytes), path) = (bytes, self.dir.join(name)) else { continue };
             match path.metadata() {
@@ -134,9 +152,10 @@ impl Generation {
     }
 
     fn check_state(&self) -> Result<(), OpenError> {
+        let Some(expected) = &self.manifest.state else { return Ok(()) };
         let path = self.state_path();
         match describe_state(&path) {
-            Ok(state) if state == self.manifest.state => Ok(()),
+            Ok(state) if state == *expected => Ok(()),
             Ok(_) => Err(OpenError::Damaged { path, what: "digest differs from the manifest's" }),
             Err(source) => Err(OpenError::Read { path, source }),
         }

@@ -26,14 +26,14 @@ pub struct Manifest {
     pub parent: Option<Uuid>,
     /// When it was committed, milliseconds since 1970.
     pub created_unix_ms: u64,
-    /// Length of the memory file.
+    /// Length of the memory file; 0 = there is none.
     pub memory_bytes: u64,
     /// What may load the device state; equal or unusable. Opaque here.
     pub compatibility: String,
     /// Facts of the owner's. Opaque here.
     pub labels: BTreeMap<String, String>,
-    /// The device state.
-    pub state: StateFile,
+    /// The device state; it comes with the memory.
+    pub state: Option<StateFile>,
     /// Length of the disk file, when the generation has one.
     pub disk_bytes: Option<u64>,
     /// Extents written into this memory file and its ancestors since one was a full copy.
@@ -133,8 +133,14 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        if self.memory_bytes == 0 || self.memory_bytes > MEMORY_BYTES || !self.memory_bytes.is_multiple_of(PAGE_BYTES) {
+        if self.memory_bytes > MEMORY_BYTES || !self.memory_bytes.is_multiple_of(PAGE_BYTES) {
             return Err(ManifestError::Contradiction("impossible memory size"));
+        }
+        if self.state.is_some() != (self.memory_bytes > 0) {
+            return Err(ManifestError::Contradiction("memory and device state go together"));
+        }
+        if self.state.is_none() && self.disk_bytes.is_none() {
+            return Err(ManifestError::Contradiction("nothing in it"));
         }
         let mut end = 0;
         for extent in &self.extents {
@@ -166,7 +172,7 @@ mod tests {
             memory_bytes: 1 << 20,
             compatibility: "x86_64/…".to_owned(),
             labels: BTreeMap::from([("template".to_owned(), "minimal".to_owned())]),
-            state: StateFile { bytes: 3, sha256: "00".repeat(32) },
+            state: Some(StateFile { bytes: 3, sha256: "00".repeat(32) }),
             disk_bytes: None,
             fragments: 2,
             extents: vec![Extent { first: 0, pages: 2, crc32: 1 }, Extent { first: 5, pages: 251, crc32: 2 }],

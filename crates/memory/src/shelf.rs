@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use crate::draft::{DRAFT_PREFIX, sync_directory};
+use crate::staging::{self, sync_directory};
 
 /// Generations in one directory, with counts of their users in this process; one per directory.
 ///
@@ -39,7 +39,7 @@ impl Shelf {
         fs::create_dir_all(dir)?;
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(DRAFT_PREFIX) {
+            if entry.file_name().to_string_lossy().starts_with(staging::PREFIX) {
                 fs::remove_dir_all(entry.path())?;
             }
         }
@@ -104,7 +104,7 @@ impl Shelf {
 
     /// Renames first: a removal cut short by a crash must not leave half a generation under its name.
     fn erase(&self, id: Uuid) -> io::Result<()> {
-        let grave = self.dir.join(format!("{DRAFT_PREFIX}{id}"));
+        let grave = self.dir.join(format!("{}{id}", staging::PREFIX));
         match fs::rename(self.path(id), &grave) {
             Ok(()) => {
                 sync_directory(&self.dir)?;

@@ -221,3 +221,31 @@ fn a_crash_leaves_only_what_the_next_start_sweeps() -> Result<(), Box<dyn Error>
     assert_eq!(fs::read_dir(shelf.dir())?.count(), 0);
     Ok(())
 }
+
+#[test]
+fn a_duplicate_is_a_generation_of_its_own_and_a_disk_alone_is_one_too() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let shelf = Shelf::open(&dir.path().join("shelf"))?;
+    let zero = Base::create_zero(&dir.path().join("zero"), BYTES)?;
+    let vmm = Vmm::start(&zero.memory_path(), "private", &[(3, 7)])?;
+    let first = save(&shelf, &zero, vmm.pid())?;
+    let second = first.duplicate(shelf.dir(), Seal::default())?;
+    shelf.remove(first.id())?;
+    assert_eq!((page(&second, 3)?, second.has_memory()), (7, true));
+    assert_eq!(Generation::open(second.dir())?, second);
+    second.verify()?;
+
+    let disk = dir.path().join("disk");
+    fs::write(&disk, b"a file system")?;
+    let third = Generation::of_disk(shelf.dir(), &disk, Seal::default())?;
+    let fourth = Generation::open(third.dir())?.duplicate(shelf.dir(), Seal::default())?;
+    fs::write(&disk, b"changed")?;
+    for generation in [third, fourth] {
+        let opened = Generation::open(generation.dir())?;
+        opened.verify()?;
+        assert!(!opened.has_memory());
+        assert_eq!(fs::read(opened.disk_path().ok_or("no disk")?)?, b"a file system");
+    }
+    assert_eq!(shelf.list()?.len(), 3);
+    Ok(())
+}

@@ -112,7 +112,7 @@ pub struct Template {
     pub team: TeamId,
     /// Unique within its team.
     pub name: String,
-    /// Made from a running capsule: its size cannot be chosen.
+    /// It has memory: its size cannot be chosen.
     pub snapshot: bool,
     /// Virtual CPUs of a capsule whose request names none.
     pub vcpus: u32,
@@ -126,4 +126,6 @@ pub struct Template {
     pub default_env: BTreeMap<String, String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+    /// The capsule it was made of.
+    pub source: Option<CapsuleId>,
 }

@@ -1,7 +1,7 @@
 //! Bodies of the REST API, shared by server and client.
 
 use crate::error::Code;
-use crate::ids::CapsuleId;
+use crate::ids::{CapsuleId, TemplateId};
 use crate::status::{CapsuleStatus, EndReason};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,53 @@ pub enum Forked {
         /// What happened.
         message: String,
     },
+}
+
+/// What capsules are made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Template {
+    /// `tpl-…`.
+    pub id: TemplateId,
+    /// Unique within its team.
+    pub name: String,
+    /// What it has.
+    #[serde(rename = "type")]
+    pub kind: TemplateKind,
+    /// Virtual CPUs of its capsules.
+    pub vcpus: u32,
+    /// Their memory in MiB.
+    pub memory_mb: u32,
+    /// Bytes on disk, those included that it shares with others.
+    pub size_bytes: u64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// Everybody's.
+    pub platform: bool,
+    /// It cannot be deleted by the caller.
+    pub protected: bool,
+}
+
+/// What a template has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TemplateKind {
+    /// A disk: its capsules boot, once for each size.
+    Base,
+    /// Memory and processes too: its capsules go on from there, in its size.
+    Snapshot,
+}
+
+/// `POST /v1/snapshots`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveTemplate {
+    /// The capsule, running or paused; it stays what it is.
+    pub sandbox_id: CapsuleId,
+    /// Absent = `template-` and eight digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `false` = keep the disk only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<bool>,
 }
 
 /// `POST /v1/capsules/{id}/exec`.

@@ -24,7 +24,11 @@ pub enum Task {
         snapshot: Option<Uuid>,
     },
     /// Save it and end its VM.
-    Pause,
+    Pause {
+        /// Keep the disk only.
+        #[serde(default)]
+        discard_memory: bool,
+    },
     /// Bring it back.
     Resume {
         /// Boot from the disk instead of the saved memory.
@@ -40,7 +44,7 @@ impl Task {
     pub const fn operation(self) -> Operation {
         match self {
             Self::Create { .. } => Operation::Create,
-            Self::Pause => Operation::Pause,
+            Self::Pause { .. } => Operation::Pause,
             Self::Resume { .. } => Operation::Resume,
             Self::Destroy => Operation::Destroy,
         }

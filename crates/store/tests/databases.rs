@@ -9,13 +9,13 @@ use lifecycle::server::Operation;
 use model::lifetime::AtEnd;
 use model::{
     Capacity, Capsule, CapsuleId, CapsuleStatus, EndReason, HostId, Lifetime, Secret, Size, Surroundings, TeamId,
-    UserId,
+    TemplateId, UserId,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
 use store::{
-    After, CapsuleQuery, Change, Facts, FirstAccount, HostReport, NewCapsule, NewKey, OpenError, Options, Pending,
-    Placement, Store, Task,
+    After, CapsuleQuery, Change, Facts, FirstAccount, HostReport, NewCapsule, NewKey, NewTemplate, OpenError, Options,
+    Pending, Placement, Store, Task,
 };
 use support::Postgres;
 use uuid::Uuid;
@@ -39,6 +39,7 @@ const TESTS: &[(&str, Test)] = tests![
     keys_and_accounts,
     hosts_come_and_go,
     templates_by_name,
+    templates_are_saved_replaced_and_removed,
     migrations_go_down_with_rows_present,
 ];
 
@@ -98,8 +99,8 @@ async fn new(store: &Store, team: TeamId) -> NewCapsule {
     NewCapsule {
         id: CapsuleId::random(),
         team,
-        template: template.name,
-        template_id: template.id,
+        template: template.template.name,
+        template_id: template.template.id,
         snapshot: Some(SNAPSHOT),
         size: SIZE,
         lifetime: Lifetime::Until { unix_ms: 1_800_000_000_123, at_end: AtEnd::Kill },
@@ -397,8 +398,42 @@ async fn hosts_come_and_go(store: Store) {
 async fn templates_by_name(store: Store) {
     let team = TeamId::random();
     assert_eq!(store.templates(team).await.unwrap().len(), 1);
-    assert_eq!(store.template(team, "minimal").await.unwrap().unwrap().team, TeamId::PLATFORM);
+    let minimal = store.template(team, "minimal").await.unwrap().unwrap();
+    assert_eq!((minimal.template.team, minimal.hosts), (TeamId::PLATFORM, vec![]));
     assert_eq!(store.template(team, "other").await.unwrap(), None);
+}
+
+async fn templates_are_saved_replaced_and_removed(store: Store) {
+    let (capsule, _) = placed(&store).await;
+    let new = |id| NewTemplate {
+        id,
+        team: TeamId::PLATFORM,
+        name: "saved".to_owned(),
+        snapshot: true,
+        vcpus: 2,
+        memory_mb: 512,
+        size_bytes: 1 << 33,
+        default_user: "root".to_owned(),
+        default_env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+        source: capsule.id,
+        host: capsule.host,
+    };
+    let (first, second) = (TemplateId::random(), TemplateId::random());
+    let added = store.add_template(new(first), false).await.unwrap().unwrap();
+    assert_eq!((added.template.id, added.template.source, added.replaced), (first, Some(capsule.id), None));
+    assert_eq!(store.add_template(new(second), false).await.unwrap(), None);
+    let added = store.add_template(new(second), true).await.unwrap().unwrap();
+    let replaced = added.replaced.unwrap();
+    assert_eq!((replaced.template.id, replaced.hosts), (first, vec![capsule.host]));
+    assert_eq!(store.template_by_id(TeamId::PLATFORM, first).await.unwrap(), None);
+    let found = store.template(TeamId::PLATFORM, "saved").await.unwrap().unwrap();
+    assert_eq!((&found.template, &found.hosts), (&added.template, &vec![capsule.host]));
+    assert_eq!(store.templates_on(capsule.host).await.unwrap(), [second.uuid()]);
+    assert!(store.remove_template(&found.template).await.unwrap());
+    assert!(!store.remove_template(&found.template).await.unwrap());
+    assert!(store.templates_on(capsule.host).await.unwrap().is_empty());
+    let names: Vec<String> = store.history(second.uuid()).await.unwrap().into_iter().map(|event| event.name).collect();
+    assert_eq!(names, ["template.snapshot.created", "template.snapshot.deleted"]);
 }
 
 async fn migrations_go_down_with_rows_present(store: Store) {

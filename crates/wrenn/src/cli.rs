@@ -46,6 +46,9 @@ pub enum Command {
     /// Create and use capsules
     #[command(subcommand)]
     Capsule(CapsuleCommand),
+    /// Keep capsules as templates, to make others of
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Explain why a capsule stopped
     Why {
         /// Capsule
@@ -134,7 +137,7 @@ pub enum CapsuleCommand {
     /// Copy a file into or out of a capsule
     Cp(CpArgs),
     /// Save a capsule with its memory and free its resources
-    Pause(IdArg),
+    Pause(PauseArgs),
     /// Continue a paused capsule where it was
     Resume(ResumeArgs),
     /// Make clones of a running capsule with its memory and processes, and print their ids
@@ -214,6 +217,46 @@ pub struct CpArgs {
     pub from: String,
     /// File, directory, `-` for stdout, or CAPSULE:PATH
     pub to: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TemplateCommand {
+    /// Keep a running or paused capsule as a template; it stays what it is
+    Create(SaveArgs),
+    /// List templates
+    #[command(visible_alias = "ls")]
+    List,
+    /// Delete templates; capsules made of them stay
+    Rm {
+        /// Templates
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SaveArgs {
+    /// What to call it
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Capsule to make it of
+    #[arg(long, value_name = "ID", value_parser = capsule_id)]
+    pub from: CapsuleId,
+    /// Without memory and processes; its capsules boot
+    #[arg(long)]
+    pub disk_only: bool,
+    /// Replace a template of this name
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    pub capsule: IdArg,
+    /// Save its disk only; it boots when it is resumed
+    #[arg(long)]
+    pub discard_memory: bool,
 }
 
 #[derive(Debug, Args)]

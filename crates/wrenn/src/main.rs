@@ -15,6 +15,7 @@ mod exit;
 mod failure;
 mod instance;
 mod output;
+mod template;
 mod up;
 mod why;
 
@@ -60,6 +61,7 @@ async fn dispatch(cli: Cli) -> Outcome<ExitCode> {
             doctor::run(&plan, args.fix, Output { json: global.json }).await?;
         }
         Command::Capsule(command) => return capsule::run(global, command).await,
+        Command::Template(command) => template::run(global, command).await?,
         Command::Why { id } => why::run(global, id).await?,
         Command::Server(args) => up::server_alone(&global.data_dir(), args).await?,
         Command::Agent(args) => up::agent_alone(&global.data_dir(), &args).await?,

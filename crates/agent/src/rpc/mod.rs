@@ -10,7 +10,7 @@ use crate::operations;
 use crate::record::{Identity, Place, Record};
 use crate::registry::Registry;
 use crate::shared::{Lease, now_ms};
-use crate::vm::Standstill;
+use crate::snapshots::{SnapshotWish, Taken};
 use connectrpc::{
     ConnectError, ErrorCode, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
     StreamMessage,
@@ -107,7 +107,9 @@ impl wire::HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, wire::PauseSandboxRequest>,
     ) -> ServiceResult<wire::PauseSandboxResponse> {
-        let sandbox = self.command(request.sandbox_id, Command::Pause).await?;
+        let handle = self.registry.get(identifier(request.sandbox_id)?)?;
+        let view = handle.ask(Command::Pause, None, request.discard_memory).await?;
+        let sandbox = sandbox(&self.host, &view, handle.shared.last_active_ms());
         Response::ok(wire::PauseSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
     }
 
@@ -142,10 +144,12 @@ impl wire::HostAgentService for Service {
         request: ServiceRequest<'_, wire::SnapshotSandboxRequest>,
     ) -> ServiceResult<wire::SnapshotSandboxResponse> {
         let handle = self.registry.get(identifier(request.sandbox_id)?)?;
-        let Standstill { whole, taking } = handle.snapshot(snapshot(request.snapshot_id)?).await?;
+        let wish = SnapshotWish { id: snapshot(request.snapshot_id)?, discard_memory: request.discard_memory };
+        let Taken { standstill, size_bytes } = handle.snapshot(wish).await?;
         Response::ok(wire::SnapshotSandboxResponse {
-            standstill_us: convert::us(whole),
-            taking_us: convert::us(taking),
+            standstill_us: convert::us(standstill.whole),
+            taking_us: convert::us(standstill.taking),
+            size_bytes,
             ..Default::default()
         })
     }

@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::limits;
 use crate::points;
 use crate::record::Record;
-use crate::told::{Purpose, now};
+use crate::told::{Purpose, init, now, run_to_end};
 use crate::vm_dirs::Dirs;
 use memory::{Base, Draft, Filled, Generation, Seal};
 use std::collections::BTreeMap;
@@ -81,6 +81,53 @@ impl Vm {
         let generation = self.commit(host, filled, labels).await;
         self.draft_ahead(host);
         Ok((generation?, standstill))
+    }
+
+    /// As [`Self::save`], of the disk alone: whoever goes on from it boots.
+    pub async fn save_disk(
+        &mut self,
+        host: &Arc<Host>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Generation, Failure> {
+        self.flush_guest().await?;
+        self.quiesce().await;
+        points::pass(host, "pause.quiesced").await;
+        self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
+        points::pass(host, "pause.stopped").await;
+        self.commit_disk(host, labels).await
+    }
+
+    /// As [`Self::snapshot`], of the disk alone. The guest need not stand still: its clones boot, and find a disk as after
+    /// a power cut just behind a `sync`.
+    pub async fn snapshot_disk(
+        &mut self,
+        host: &Arc<Host>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(Generation, Standstill), Failure> {
+        self.flush_guest().await?;
+        points::pass(host, "snapshot.begun").await;
+        let began = Instant::now();
+        self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
+        points::pass(host, "snapshot.stopped").await;
+        let generation = self.commit_disk(host, labels).await;
+        if let Err(error) = self.machine.resume().await {
+            let _ = self.keeper.kill().await;
+            return Err(Failure::at("letting the VM run")(error));
+        }
+        let whole = began.elapsed();
+        Ok((generation?, Standstill { whole, taking: whole }))
+    }
+
+    /// What the guest wrote before this is on its disk afterwards.
+    async fn flush_guest(&self) -> Result<(), Failure> {
+        let flushed = self.while_alive(run_to_end(&self.envd, "sync")).await?;
+        flushed.map_err(Failure::at("flushing the guest's disk"))
+    }
+
+    async fn commit_disk(&self, host: &Host, labels: BTreeMap<String, String>) -> Result<Generation, Failure> {
+        let (dir, disk) = (host.shelf.dir().to_owned(), Dirs::of(host, self.id).disk());
+        let seal = Seal { compatibility: host.compatibility(), labels };
+        blocking("writing the generation", move || Generation::of_disk(&dir, &disk, seal)).await
     }
 
     /// Takes the VM's state while it is stopped, and lets it run on.
@@ -164,7 +211,7 @@ impl Vm {
     pub async fn carry_on(&self, record: &Record) -> Result<(), Failure> {
         self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
         // A guest that does not answer now is still a running VM; its own watchdog ends the standstill.
-        if let Err(failure) = self.configure(record, Purpose::Resume).await {
+        if let Err(failure) = self.init(|| init(record, Purpose::Resume, false)).await {
             tracing::warn!(vm = %self.id, %failure, "the guest was not told that it goes on");
         }
         Ok(())

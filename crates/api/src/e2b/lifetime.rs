@@ -113,10 +113,7 @@ async fn pause(
 ) -> Result<StatusCode, Failure> {
     live(&state, caller.team, id).await?;
     let asked: PauseBody = optional_json(body).await?;
-    if asked.memory == Some(false) {
-        return Err(Error::invalid("a pause without memory is not supported").into());
-    }
-    state.fleet.pause(caller.team, id).await?;
+    state.fleet.pause(caller.team, id, asked.memory == Some(false)).await?;
     state.ports.evict(id);
     let capsule = state.fleet.wait(id, Until::Settled, OPERATION).await?;
     expect(&capsule, CapsuleStatus::Paused)?;

@@ -6,6 +6,7 @@ mod lifetime;
 mod list;
 mod sandbox;
 mod shapes;
+mod snapshots;
 
 use crate::state::ApiState;
 use axum::Router;
@@ -17,4 +18,5 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(sandbox::routes())
         .merge(lifetime::routes())
         .merge(fork::routes())
+        .merge(snapshots::routes())
 }

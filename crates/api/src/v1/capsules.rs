@@ -78,14 +78,27 @@ async fn look(State(state): State<ApiState>, caller: Caller, Id(id): Id) -> Resu
     Ok(Json(state.fleet.get(caller.team, id).await?.to_rest()))
 }
 
-async fn pause(State(state): State<ApiState>, caller: Caller, Id(id): Id, Params(wait): Params<Wait>) -> Answer {
-    let capsule = state.fleet.pause(caller.team, id).await?;
+async fn pause(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Id(id): Id,
+    Params(wait): Params<Wait>,
+    Params(how): Params<MemoryParams>,
+) -> Answer {
+    let capsule = state.fleet.pause(caller.team, id, how.discards()).await?;
     settled(&state, capsule, wait.or(limits::ANSWER_HOLD)).await
 }
 
+/// `?memory=discard`: of a pause, keep the disk only; of a resume, boot from it.
 #[derive(Deserialize)]
-struct ResumeParams {
+struct MemoryParams {
     memory: Option<Memory>,
+}
+
+impl MemoryParams {
+    fn discards(&self) -> bool {
+        matches!(self.memory, Some(Memory::Discard))
+    }
 }
 
 #[derive(Deserialize)]
@@ -99,9 +112,9 @@ async fn resume(
     caller: Caller,
     Id(id): Id,
     Params(wait): Params<Wait>,
-    Params(how): Params<ResumeParams>,
+    Params(how): Params<MemoryParams>,
 ) -> Answer {
-    let how = Resume { discard_memory: matches!(how.memory, Some(Memory::Discard)), lifetime: None };
+    let how = Resume { discard_memory: how.discards(), lifetime: None };
     let capsule = state.fleet.resume(caller.team, id, how).await?;
     let answer = settled(&state, capsule, wait.or(limits::ANSWER_HOLD)).await?;
     match &answer.1.0 {

@@ -7,8 +7,10 @@ mod health;
 mod hosts;
 mod multipart;
 mod processes;
+mod snapshots;
 
 pub(crate) use capsules::end;
+pub(crate) use snapshots::template_name;
 
 use crate::state::ApiState;
 use axum::Router;
@@ -21,4 +23,5 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(processes::routes())
         .merge(files::routes())
         .merge(hosts::routes())
+        .merge(snapshots::routes())
 }

@@ -110,3 +110,41 @@ async fn hosts_report_with_their_own_token_only() {
     let seen: Value = api.get(&format!("/v1/capsules/{id}")).await.json().await.unwrap();
     assert_eq!((&seen["status"], &seen["reason"]), (&json!("error"), &json!("vm_crash")));
 }
+
+#[tokio::test]
+async fn a_capsule_is_kept_as_a_template_of_its_team() {
+    let api = Api::start().await;
+    let id = api.running().await;
+    let saved = api.post("/v1/snapshots", json!({"sandbox_id": id, "name": "mine"})).await;
+    assert_eq!(saved.status(), StatusCode::CREATED);
+    let saved: Value = saved.json().await.unwrap();
+    assert_eq!(
+        (&saved["name"], &saved["type"], &saved["platform"]),
+        (&json!("mine"), &json!("snapshot"), &json!(false))
+    );
+    let again = api.post("/v1/snapshots", json!({"sandbox_id": id, "name": "mine"})).await;
+    assert_eq!(again.json::<Value>().await.unwrap()["error"]["code"], "template_name_taken");
+    let again =
+        api.post("/v1/snapshots?overwrite=true", json!({"sandbox_id": id, "name": "mine", "memory": false})).await;
+    assert_eq!(again.json::<Value>().await.unwrap()["type"], "base");
+    let unnamed: Value = api.post("/v1/snapshots", json!({"sandbox_id": id})).await.json().await.unwrap();
+    assert!(unnamed["name"].as_str().unwrap().starts_with("template-"));
+
+    let names = async |path: &str, key: &str| -> Vec<String> {
+        let list = api.bare(Method::GET, path).header("x-api-key", key).send().await.unwrap();
+        let list: Vec<Value> = list.json().await.unwrap();
+        list.iter().map(|template| template["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("/v1/snapshots", &api.key).await, [unnamed["name"].as_str().unwrap(), "mine", "minimal"]);
+    assert_eq!(names("/v1/snapshots?type=snapshot", &api.key).await.len(), 1);
+    assert_eq!(names("/v1/snapshots", &api.other_key).await, ["minimal"], "another team's");
+    let others =
+        api.bare(Method::DELETE, "/v1/snapshots/mine").header("x-api-key", &api.other_key).send().await.unwrap();
+    assert_eq!(others.status(), StatusCode::NOT_FOUND);
+
+    let made: Value = api.post("/v1/capsules", json!({"template": "mine"})).await.json().await.unwrap();
+    assert_eq!(made["template"], "mine");
+    let gone = api.request(Method::DELETE, "/v1/snapshots/mine").send().await.unwrap();
+    assert_eq!(gone.status(), StatusCode::NO_CONTENT);
+    assert_eq!(api.post("/v1/capsules", json!({"template": "mine"})).await.status(), StatusCode::NOT_FOUND);
+}

@@ -196,3 +196,42 @@ async fn a_kill_resets_open_streams() {
         (502, Some("The sandbox was not found"))
     );
 }
+
+#[tokio::test]
+async fn snapshots_are_templates_until_they_are_deleted() {
+    let api = Api::start().await;
+    let id = api.running().await.trim_start_matches("cl-").to_owned();
+    let take = async |body: Value| -> Value {
+        let taken = api.post(&format!("/sandboxes/{id}/snapshots"), body).await;
+        assert_eq!(taken.status(), StatusCode::CREATED);
+        taken.json().await.unwrap()
+    };
+    let former = take(json!({"name": "mine"})).await;
+    let named = take(json!({"name": "mine"})).await;
+    assert_ne!(named["snapshotID"], former["snapshotID"]);
+    assert_eq!(named["names"], json!(["mine"]));
+    let unnamed = take(json!({})).await;
+    assert_eq!(unnamed["names"], json!([]));
+
+    let first = api.get(&format!("/snapshots?sandboxID={id}&limit=1")).await;
+    let token = first.headers()["x-next-token"].to_str().unwrap().to_owned();
+    assert_eq!(first.json::<Value>().await.unwrap(), json!([unnamed]));
+    let second = api.get(&format!("/snapshots?limit=1&nextToken={token}")).await;
+    assert!(second.headers().get("x-next-token").is_none());
+    assert_eq!(second.json::<Value>().await.unwrap(), json!([named]));
+    assert_eq!(api.get("/snapshots?name=mine:default").await.json::<Value>().await.unwrap(), json!([named]));
+    let foreign = api.bare(Method::GET, "/snapshots").header("x-api-key", &api.other_key).send().await.unwrap();
+    assert_eq!(foreign.json::<Value>().await.unwrap(), json!([]));
+
+    for snapshot in [&named, &unnamed] {
+        let snapshot_id = snapshot["snapshotID"].as_str().unwrap();
+        let made = api.post("/v2/sandboxes", json!({"templateID": snapshot_id})).await;
+        assert_eq!(made.status(), StatusCode::CREATED);
+        for status in [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND] {
+            let gone = api.request(Method::DELETE, &format!("/templates/{snapshot_id}")).send().await.unwrap();
+            assert_eq!(gone.status(), status);
+        }
+    }
+    let odd = api.request(Method::DELETE, "/templates/ns%2Fsnap%3Av1").send().await.unwrap();
+    assert_eq!(odd.status(), StatusCode::NOT_FOUND);
+}

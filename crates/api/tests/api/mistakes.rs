@@ -7,6 +7,10 @@ use serde_json::Value;
 
 const UNKNOWN: &str = "cl-0000000000000000000000000";
 
+const UNKNOWN_SAVED: &str = r#"{"sandbox_id":"cl-0000000000000000000000000"}"#;
+const BADLY_NAMED: &str = r#"{"sandbox_id":"cl-0000000000000000000000000","name":"a/b"}"#;
+const RESERVED: &str = r#"{"sandbox_id":"cl-0000000000000000000000000","name":"base"}"#;
+
 /// Method, path, key, body, and the answer's status and code.
 struct Row(&'static str, Method, String, Key, Body, u16, &'static str);
 
@@ -28,6 +32,8 @@ enum Body {
 fn rows(running: &str, paused: &str) -> Vec<Row> {
     let get = |what, path: String, key, status, code| Row(what, Method::GET, path, key, Body::Empty, status, code);
     let post = |what, path: String, body, status, code| Row(what, Method::POST, path, Key::Own, body, status, code);
+    let delete =
+        |what, path: String, key, status, code| Row(what, Method::DELETE, path, key, Body::Empty, status, code);
     let capsule = |id: &str, rest: &str| format!("/v1/capsules/{id}{rest}");
     let on = |rest: &str| capsule(running, rest);
     vec![
@@ -62,6 +68,16 @@ fn rows(running: &str, paused: &str) -> Vec<Row> {
         Row("cloning another team's", Method::POST, on("/fork"), Key::Other, Body::Empty, 404, "not_found"),
         post("no clones", on("/fork"), Body::Text(r#"{"count":0}"#), 400, "invalid_request"),
         post("too many clones", on("/fork"), Body::Text(r#"{"count":21}"#), 400, "invalid_request"),
+        post("template of an unknown one", "/v1/snapshots".into(), Body::Text(UNKNOWN_SAVED), 404, "not_found"),
+        post("template of no capsule", "/v1/snapshots".into(), Body::Text("{}"), 400, "invalid_request"),
+        post("template with a bad name", "/v1/snapshots".into(), Body::Text(BADLY_NAMED), 400, "invalid_request"),
+        post("template with the platform's name", "/v1/snapshots".into(), Body::Text(RESERVED), 409, "name_reserved"),
+        get("templates of no known type", "/v1/snapshots?type=x".into(), Key::Own, 400, "invalid_request"),
+        get("templates without a key", "/v1/snapshots".into(), Key::None, 401, "unauthorized"),
+        delete("the platform's template", "/v1/snapshots/minimal".into(), Key::Own, 403, "forbidden"),
+        delete("an unknown template", "/v1/snapshots/nope".into(), Key::Own, 404, "not_found"),
+        delete("a template without a key", "/v1/snapshots/nope".into(), Key::None, 401, "unauthorized"),
+        delete("a template with a bad name", "/v1/snapshots/a%2Fb".into(), Key::Own, 400, "invalid_request"),
         post("resuming a running one", on("/resume"), Body::Empty, 409, "invalid_state"),
         post("pinging a paused one", capsule(paused, "/ping"), Body::Empty, 409, "invalid_state"),
         post("exec in a paused one", capsule(paused, "/exec"), Body::Text("{"), 409, "invalid_state"),

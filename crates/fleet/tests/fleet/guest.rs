@@ -51,7 +51,7 @@ async fn calls_wait_for_a_capsule_that_starts_and_not_for_one_that_sleeps() {
     let held = tokio::spawn(async move { fleet.guest(TEAM, id).await.map(|guest| guest.id()) });
     gate.add_permits(1);
     assert_eq!(held.await.unwrap().unwrap(), id);
-    server.fleet.pause(TEAM, id).await.unwrap();
+    server.fleet.pause(TEAM, id, false).await.unwrap();
     server.becomes(id, CapsuleStatus::Paused).await;
     let refused = server.fleet.guest(TEAM, id).await.err().unwrap();
     assert_eq!((refused.code, refused.message.as_str()), (Code::InvalidState, "the capsule is paused, not running"));
@@ -98,7 +98,7 @@ async fn a_lifetime_reaches_the_host_and_connecting_never_shortens_it() {
     assert_eq!(fleet.set_lifetime(TEAM, id, early).await.unwrap().lifetime, early);
     server.agent.until(told(4_000_000_000_000)).await;
 
-    fleet.pause(TEAM, id).await.unwrap();
+    fleet.pause(TEAM, id, false).await.unwrap();
     server.becomes(id, CapsuleStatus::Paused).await;
     let how = Resume { lifetime: Some(late), ..Resume::default() };
     assert_eq!(fleet.resume(TEAM, id, how).await.unwrap().lifetime, late);
@@ -112,7 +112,7 @@ async fn a_capsule_resumed_after_its_end_gets_time() {
     let over = Lifetime::Until { unix_ms: 1, at_end: AtEnd::Pause };
     let id = server.fleet.create(TEAM, fleet::Create { lifetime: over, ..request() }).await.unwrap().id;
     server.becomes(id, CapsuleStatus::Running).await;
-    server.fleet.pause(TEAM, id).await.unwrap();
+    server.fleet.pause(TEAM, id, false).await.unwrap();
     server.becomes(id, CapsuleStatus::Paused).await;
     let resumed = server.fleet.resume(TEAM, id, Resume::default()).await.unwrap();
     let now_ms = u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap();

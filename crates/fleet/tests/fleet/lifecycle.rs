@@ -50,7 +50,7 @@ async fn a_capsule_goes_through_its_life() {
     let fleet = &server.fleet;
     let refused = fleet.resume(TEAM, capsule.id, Resume::default()).await.unwrap_err();
     assert_eq!(refused.code, Code::InvalidState);
-    assert_eq!(fleet.pause(TEAM, capsule.id).await.unwrap().status, CapsuleStatus::Pausing);
+    assert_eq!(fleet.pause(TEAM, capsule.id, false).await.unwrap().status, CapsuleStatus::Pausing);
     let paused = fleet.wait(capsule.id, Until::Settled, LONG).await.unwrap();
     assert_eq!((paused.status, paused.reason), (CapsuleStatus::Paused, Some(EndReason::User)));
     assert_eq!(fleet.resume(TEAM, capsule.id, Resume::default()).await.unwrap().status, CapsuleStatus::Resuming);
@@ -95,7 +95,7 @@ async fn a_failed_pause_depends_on_what_is_left() {
     let server = Server::start().await;
     let capsule = server.running().await;
     server.agent.fail("pause", refused(ErrorCode::Internal));
-    server.fleet.pause(TEAM, capsule.id).await.unwrap();
+    server.fleet.pause(TEAM, capsule.id, false).await.unwrap();
     let running = server.fleet.wait(capsule.id, Until::Settled, LONG).await.unwrap();
     assert_eq!((running.status, running.reason), (CapsuleStatus::Running, None), "it still answers");
 
@@ -105,7 +105,7 @@ async fn a_failed_pause_depends_on_what_is_left() {
         if let Some(sandbox) = server.agent.world().sandboxes.get_mut(&capsule.id.to_string()) {
             (sandbox.status, sandbox.reason) = ("paused".to_owned(), "vm_crash".to_owned());
         }
-        server.fleet.pause(TEAM, capsule.id).await.unwrap();
+        server.fleet.pause(TEAM, capsule.id, false).await.unwrap();
         let back = server.fleet.wait(capsule.id, Until::Settled, LONG).await.unwrap();
         assert_eq!((back.status, back.reason), (CapsuleStatus::Paused, Some(EndReason::VmCrash)));
         server.fleet.resume(TEAM, capsule.id, Resume::default()).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_failed_pause_depends_on_what_is_left() {
     if let Some(sandbox) = server.agent.world().sandboxes.get_mut(&capsule.id.to_string()) {
         (sandbox.status, sandbox.reason) = ("error".to_owned(), "host_oom".to_owned());
     }
-    server.fleet.pause(TEAM, capsule.id).await.unwrap();
+    server.fleet.pause(TEAM, capsule.id, false).await.unwrap();
     let dead = server.becomes(capsule.id, CapsuleStatus::Error).await;
     assert_eq!(dead.reason, Some(EndReason::HostOom));
     server.agent.until(|world| world.sandboxes.is_empty()).await;
@@ -161,7 +161,7 @@ async fn what_a_server_left_undone_the_next_one_finishes() {
         server.agent.fail(method, [never()]);
     }
     let created = server.create().await;
-    server.fleet.pause(TEAM, running.id).await.unwrap();
+    server.fleet.pause(TEAM, running.id, false).await.unwrap();
     server.fleet.resume(TEAM, paused.id, Resume::default()).await.unwrap();
     server.fleet.destroy(TEAM, doomed.id).await.unwrap();
     assert_eq!(server.store.operations().await.unwrap().len(), 4);
@@ -272,7 +272,7 @@ async fn any_mixture_of_requests_and_faults_ends_with_nothing_left() {
             for round in 0..8 {
                 // Refusals are part of it; what counts is how it ends.
                 let _ = match (number + round) % 3 {
-                    0 => server.fleet.pause(TEAM, id).await,
+                    0 => server.fleet.pause(TEAM, id, false).await,
                     1 => server.fleet.resume(TEAM, id, Resume::default()).await,
                     _ => server.fleet.wait(id, Until::Settled, Duration::from_millis(20)).await,
                 };

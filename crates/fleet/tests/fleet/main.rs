@@ -5,4 +5,5 @@ mod agent;
 mod fork;
 mod guest;
 mod lifecycle;
+mod templates;
 mod world;

@@ -71,7 +71,7 @@ impl Server {
 
     pub async fn paused(&self) -> Capsule {
         let capsule = self.running().await;
-        self.fleet.pause(TEAM, capsule.id).await.unwrap();
+        self.fleet.pause(TEAM, capsule.id, false).await.unwrap();
         self.becomes(capsule.id, CapsuleStatus::Paused).await
     }
 

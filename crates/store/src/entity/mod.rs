@@ -8,4 +8,5 @@ pub mod operation;
 pub mod sandbox;
 pub mod team;
 pub mod template;
+pub mod template_host;
 pub mod user;

@@ -17,6 +17,8 @@ pub struct Model {
     pub default_user: String,
     pub default_env: Json,
     pub created_at: DateTimeUtc,
+    /// The capsule it was made of.
+    pub source_id: Option<Uuid>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -4,7 +4,7 @@ mod copy;
 mod exec;
 mod show;
 
-use crate::cli::{CapsuleCommand, CreateArgs, ForkArgs, Global, ResumeArgs};
+use crate::cli::{CapsuleCommand, CreateArgs, ForkArgs, Global, PauseArgs, ResumeArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
@@ -13,6 +13,8 @@ use model::rest::{Capsule, CreateCapsule, ForkCapsule, Forked};
 use model::{CapsuleId, CapsuleStatus};
 use std::process::ExitCode;
 use std::time::Duration;
+
+pub use show::age;
 
 /// How long a command waits for what it asked for. A first start without KVM can take a minute.
 pub const SETTLE: Duration = Duration::from_mins(3);
@@ -32,7 +34,7 @@ pub async fn run(global: &Global, command: CapsuleCommand) -> Outcome<ExitCode> 
         CapsuleCommand::Get(arg) => out.result(&client.get(arg.id).await?, show::capsule)?,
         CapsuleCommand::Exec(args) => return exec::run(&client, args, out).await,
         CapsuleCommand::Cp(args) => copy::run(&client, &args, out).await?,
-        CapsuleCommand::Pause(arg) => pause(&client, arg.id, out).await?,
+        CapsuleCommand::Pause(args) => pause(&client, &args, out).await?,
         CapsuleCommand::Resume(args) => resume(&client, &args, out).await?,
         CapsuleCommand::Fork(args) => fork(&client, &args, out).await?,
         CapsuleCommand::Rm { ids } => remove(&client, &ids, out).await?,
@@ -57,9 +59,9 @@ async fn create(client: &Client, args: CreateArgs, out: Output) -> Outcome {
     Ok(out.result(&capsule, |capsule| capsule.id.to_string())?)
 }
 
-async fn pause(client: &Client, id: CapsuleId, out: Output) -> Outcome {
-    client.pause(id).await?;
-    let capsule = reached(client, id, CapsuleStatus::Paused).await?;
+async fn pause(client: &Client, args: &PauseArgs, out: Output) -> Outcome {
+    client.pause(args.capsule.id, args.discard_memory).await?;
+    let capsule = reached(client, args.capsule.id, CapsuleStatus::Paused).await?;
     Ok(out.result(&capsule, |capsule| format!("{} {}", capsule.id, capsule.status))?)
 }
 

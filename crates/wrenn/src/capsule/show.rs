@@ -74,7 +74,7 @@ pub fn capsule(capsule: &Capsule) -> String {
 }
 
 /// The two largest units are enough to recognise a capsule by.
-fn age(age: TimeDelta) -> String {
+pub fn age(age: TimeDelta) -> String {
     let s = age.num_seconds().max(0);
     match s {
         0..60 => format!("{s} s"),

@@ -88,7 +88,7 @@ async fn pause_all(client: &Client, steps: &Steps) -> Outcome {
     let running = client.list().await?.into_iter().filter(|capsule| capsule.status == CapsuleStatus::Running);
     let mut pauses = stream::iter(running.map(async |capsule| {
         let step = steps.begin(&format!("pause {}", capsule.id));
-        client.pause(capsule.id).await?;
+        client.pause(capsule.id, false).await?;
         let capsule = client.settled(capsule.id, SETTLE).await?;
         step.done(capsule.status.as_str());
         Ok::<_, client::Error>(capsule)

@@ -146,7 +146,7 @@ pub fn vmms_are_confined(dir: &Path) -> Verdict {
     for pid in &vmms {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-        if line("CapEff:").trim_start_matches('0') != "" || line("Uid:").split('\t').any(|uid| uid == "0") {
+        if !line("CapEff:").trim_start_matches('0').is_empty() || line("Uid:").split('\t').any(|uid| uid == "0") {
             return Err(format!("VMM {pid} has rights: {status}").into());
         }
         if !std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?.contains("/wrenn-") {

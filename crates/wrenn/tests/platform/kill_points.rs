@@ -285,7 +285,7 @@ async fn compare(platform: &Platform, id: CapsuleId, held: &str) -> Verdict {
 async fn ask(client: Client, operation: Operation, id: CapsuleId) {
     let _ = match operation {
         Operation::Create => client.create(&CreateCapsule::default()).await.map(drop),
-        Operation::Pause => client.pause(id).await.map(drop),
+        Operation::Pause => client.pause(id, false).await.map(drop),
         Operation::Resume => client.resume(id, false).await.map(drop),
         Operation::Fork => client.fork(id, &ForkCapsule::default()).await.map(drop),
         Operation::Destroy => client.destroy(id).await,

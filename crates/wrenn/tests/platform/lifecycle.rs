@@ -95,7 +95,7 @@ pub async fn a_storm_on_one_capsule_leaves_one_state(platform: &mut Platform) ->
         let (last, client) = (round + 1 == STORMS, &platform.client);
         let asked = (0..CALLERS).map(|caller| async move {
             match caller % 4 {
-                0 => client.pause(id).await.map(drop),
+                0 => client.pause(id, false).await.map(drop),
                 1 => client.resume(id, false).await.map(drop),
                 2 => client.ping(id).await,
                 _ if last => client.destroy(id).await,

@@ -14,6 +14,7 @@ mod lifecycle;
 mod platform;
 mod restart;
 mod startup;
+mod templates;
 
 use futures_util::FutureExt;
 use platform::Platform;
@@ -71,6 +72,8 @@ async fn main() {
         fork::clones_go_on_from_one_moment,
         fork::clocks_are_right_after_a_long_snapshot,
         fork::clones_outlive_a_killed_platform,
+        templates::capsules_go_on_from_a_kept_one,
+        templates::disks_are_kept_without_memory,
         history::nothing_is_lost_or_invented,
         kill_points::nothing_leaks_and_nothing_saved_is_lost,
         restart::kill_of_the_platform_stops_no_capsule,

@@ -113,7 +113,7 @@ impl Platform {
 
     /// Pauses and waits.
     pub async fn pause(&self, id: CapsuleId) -> Verdict {
-        if self.client.pause(id).await?.status == CapsuleStatus::Paused {
+        if self.client.pause(id, false).await?.status == CapsuleStatus::Paused {
             return Ok(());
         }
         self.reached(id, CapsuleStatus::Paused).await.map(drop)

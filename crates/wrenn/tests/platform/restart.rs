@@ -111,6 +111,7 @@ pub async fn vms_that_die_are_reported_with_their_last_words(platform: &mut Plat
             platform.kill()?;
         }
         kill_process(vmm, Signal::KILL)?;
+        let killed_at = chrono::Utc::now();
         if unseen {
             *platform = Platform::start("0").await?;
         }
@@ -124,6 +125,9 @@ pub async fn vms_that_die_are_reported_with_their_last_words(platform: &mut Plat
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         assert_eq!((capsule.status, capsule.reason), (CapsuleStatus::Error, Some(EndReason::VmCrash)));
+        // Row 19 of the conformance checks: the event comes within a second.
+        let late = capsule.last_updated - killed_at;
+        assert!(unseen || late <= chrono::TimeDelta::seconds(1), "reported after {late}");
         let log = std::fs::read_to_string(platform.dir.join("logs/wrenn.log"))?;
         let reported = log.lines().any(|line| line.contains("a VM ended by itself") && line.contains(&words));
         assert!(reported, "{words} not in the log");
