@@ -65,7 +65,7 @@ fn unloadable_in(pool: &Path, here: &str) -> io::Result<BTreeSet<CapsuleId>> {
     // Not through a `Shelf`: opening one removes the drafts of an agent that runs.
     let loads = |generation: Uuid| {
         let opened = Generation::open(&generations.join(generation.to_string()));
-        opened.is_ok_and(|generation| generation.manifest().compatibility == here)
+        opened.is_ok_and(|generation| !generation.has_memory() || generation.manifest().compatibility == here)
     };
     let records = Records::open(capsules)?.list()?.records.into_iter();
     let unloadable = records.filter_map(|record| match record.place {
@@ -195,7 +195,7 @@ mod tests {
             memory_bytes: 4096,
             compatibility: compatibility.to_owned(),
             labels: BTreeMap::new(),
-            state: StateFile { bytes: 5, sha256: hex::encode(Sha256::digest(state)) },
+            state: Some(StateFile { bytes: 5, sha256: hex::encode(Sha256::digest(state)) }),
             disk_bytes: None,
             fragments: 0,
             extents: Vec::new(),
@@ -217,7 +217,7 @@ mod tests {
             records.save(&record(id, Place::Paused { generation })).unwrap();
         }
         records.save(&record(damaged, Place::Paused { generation: Uuid::nil() })).unwrap();
-        let place = Place::Running { vm: Uuid::nil(), slot: 1, base: None, resumed: false };
+        let place = Place::Running { vm: Uuid::nil(), slot: 1, base: None, resumed: false, booted: false };
         records.save(&record(running, place)).unwrap();
         assert_eq!(unloadable_in(pool.path(), "here").unwrap(), BTreeSet::from([theirs, damaged]));
         assert!(draft.exists(), "it belongs to an agent that may run");
