@@ -56,7 +56,7 @@ catalogue! {
     InvalidState, "invalid_state", 409, false, "The capsule is in the wrong status for this.", "Look at its status: a paused capsule can be resumed.";
     SnapshotIncompatible, "snapshot_incompatible", 409, false, "The saved memory was made by another VMM, CPU model or kernel.", "Resume with `?memory=discard` to boot from the disk.";
     NameReserved, "name_reserved", 409, false, "A template of the platform has this name.", "Choose another name.";
-    TemplateNameTaken, "template_name_taken", 409, false, "A template of the team has this name.", "Choose another name, or replace it with `?overwrite=true`.";
+    TemplateNameTaken, "template_name_taken", 409, false, "A template of the team has this name.", "Choose another name, or replace it: `?overwrite=true`, `--overwrite`.";
     TooLarge, "too_large", 413, false, "The body is over the limit.", "Use the streaming route for large files.";
     RateLimited, "rate_limited", 429, true, "Too many requests.", "Wait as long as `Retry-After` says.";
     Internal, "internal_error", 500, true, "A fault of the server; the cause is in its log under the request id.", "Try again; if it stays, look at the log.";

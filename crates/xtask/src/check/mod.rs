@@ -75,6 +75,7 @@ const INVARIANTS: &[Invariant] = &[
         verify: |c| Ok(rooms::light_xtask(&c.rooms)),
     },
     Invariant { id: "INV-13", title: "every room says what it knows", verify: |c| Ok(source::introduced(&c.files)) },
+    Invariant { id: "INV-14", title: "tests that the docs name exist", verify: |c| Ok(source::named_tests(&c.files)) },
 ];
 
 /// Verifies everything and reports all violations, not only the first.

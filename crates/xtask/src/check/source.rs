@@ -198,6 +198,22 @@ pub fn introduced(files: &[SourceFile]) -> Violations {
         .collect()
 }
 
+/// INV-14: of `crates/A/tests/b.rs::name` in a document there is the file, and the function in it.
+pub fn named_tests(files: &[SourceFile]) -> Violations {
+    let exists = |path: &str, name: &str| {
+        files.iter().any(|file| file.path == path && file.text.contains(&format!("fn {name}(")))
+    };
+    let documents = files.iter().filter(|file| file.extension() == "md");
+    let named = documents.flat_map(|file| {
+        let quoted = file.text.split('`').skip(1).step_by(2);
+        quoted.filter_map(|text| text.split_once(".rs::")).map(move |test| (file, test))
+    });
+    named
+        .filter(|(_, (path, name))| !exists(&format!("{path}.rs"), name))
+        .map(|(file, (path, name))| format!("{}: there is no {path}.rs::{name}", file.path))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +254,8 @@ mod tests {
             (portable, "Cargo.lock", &host, 0),
             (introduced, "crates/a/src/lib.rs", "mod a;", 1),
             (introduced, "crates/a/src/lib.rs", "//! A.", 0),
+            (named_tests, "docs/a.md", "`x` and `crates/a/tests/b.rs::gone`", 1),
+            (named_tests, "docs/a.md", "crates/a.rs::not_quoted", 0),
         ];
         for (rule, path, text, violations) in cases {
             assert_eq!(
