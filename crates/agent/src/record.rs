@@ -4,9 +4,10 @@ use model::{CapsuleId, CapsuleStatus, EndReason, Lifetime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
 /// Name of the file in a capsule's directory.
@@ -122,13 +123,15 @@ pub struct Listing {
 #[derive(Debug, Clone)]
 pub struct Records {
     dir: PathBuf,
+    /// A directory is not removed while something is put into it.
+    beside: Arc<Mutex<()>>,
 }
 
 impl Records {
     /// Opens the directory, which is made if missing.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { dir, beside: Arc::default() })
     }
 
     /// Replaces the record of this capsule, durably.
@@ -140,10 +143,30 @@ impl Records {
 
     /// Forgets a capsule. Forgetting an unknown one succeeds.
     pub fn remove(&self, id: CapsuleId) -> io::Result<()> {
+        let _alone = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_dir_all(self.dir.join(id.to_string())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Puts another file beside the record of this capsule, unless that is gone. It goes with the record; a crash of the
+    /// machine may take it.
+    pub fn write_beside(&self, id: CapsuleId, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let _alone = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = self.dir.join(id.to_string());
+        let temporary = dir.join(format!(".{name}.new"));
+        match fs::write(&temporary, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written.and_then(|()| fs::rename(&temporary, dir.join(name))),
+        }
+    }
+
+    /// A file beside the record of this capsule, of which no more than `most` bytes are read.
+    pub fn read_beside(&self, id: CapsuleId, name: &str, most: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(self.dir.join(id.to_string()).join(name))?.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Every record. One that cannot be read is counted and left alone.
@@ -216,8 +239,12 @@ mod tests {
         assert_eq!(damaged, ["broken"]);
         listed.sort_by_key(|r| r.status() != CapsuleStatus::Running);
         assert_eq!(listed, [running.clone(), paused]);
+        records.write_beside(running.id, "more", b"1234")?;
+        assert_eq!(records.read_beside(running.id, "more", 3)?, b"123");
         records.remove(running.id)?;
         records.remove(running.id)?;
+        records.write_beside(running.id, "more", b"nothing to be beside of")?;
+        assert!(!dir.path().join("capsules").join(running.id.to_string()).exists());
         assert_eq!(records.list()?.records.len(), 1);
         assert!(dir.path().join("capsules/broken/record.json").exists());
         Ok(())

@@ -3,6 +3,7 @@
 use crate::classes::Classes;
 use crate::events::Outbox;
 use crate::host::Host;
+use crate::metrics::Metrics;
 use crate::options::{Layout, Options, runtime_dir};
 use crate::proxy::Guests;
 use crate::ready::Ready;
@@ -128,6 +129,7 @@ impl Agent {
         if let Some(callback) = callback {
             host.tasks.spawn(host.events.clone().deliver(callback, host.stopping.clone()));
         }
+        host.tasks.spawn(host.metrics.clone().run(host.clone(), registry.clone()));
         let listener = serve(&host, &registry, &socket).map_err(directory(&socket))?;
         Ok(Self { host, registry, listener, socket })
     }
@@ -185,6 +187,7 @@ impl Agent {
         self.host.ready.clear(&self.host).await;
         self.host.tasks.close();
         self.host.tasks.wait().await;
+        self.host.metrics.keep(&self.host.records, &self.registry).await;
         self.host.network.clone().close().await;
         let _ = std::fs::remove_file(&self.socket);
     }
@@ -242,6 +245,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         classes: Classes::default(),
         snapshots,
         ready,
+        metrics: Metrics::default(),
         proxy: edge::Proxy::new(Guests(registry.clone()), edge::Hop::ToGuest),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),

@@ -17,6 +17,7 @@ mod fork;
 mod guest;
 mod hosts;
 mod lifetime;
+mod metrics;
 mod operation;
 mod reconcile;
 mod request;

@@ -11,6 +11,7 @@ pub mod host;
 pub mod ids;
 pub mod lifetime;
 pub mod limits;
+pub mod metrics;
 pub mod rest;
 pub mod secret;
 pub mod status;

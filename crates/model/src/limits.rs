@@ -41,6 +41,9 @@ pub const EXEC_TIMEOUT_S_DEFAULT: u32 = 30;
 /// Longest foreground exec.
 pub const EXEC_TIMEOUT_S_MAX: u32 = 24 * 3600;
 
+/// Sandboxes whose newest metrics one request may ask for.
+pub const METRICS_SANDBOXES_MAX: usize = 100;
+
 /// How long calls to a starting or resuming capsule are held.
 pub const HOLD: Duration = Duration::from_secs(30);
 /// How long pause and resume may hold their answer.

@@ -2,6 +2,7 @@
 
 use crate::error::Code;
 use crate::ids::CapsuleId;
+use crate::metrics::Range;
 use crate::status::{CapsuleStatus, EndReason};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,42 @@ pub enum Forked {
         /// What happened.
         message: String,
     },
+}
+
+/// Answer of `GET /v1/capsules/{id}/metrics`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The capsule.
+    pub sandbox_id: CapsuleId,
+    /// As asked.
+    pub range: Range,
+    /// Oldest first. There are none of the time in which it did not run.
+    pub points: Vec<MetricPoint>,
+}
+
+/// What a capsule used at one time, or on average since the point before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MetricPoint {
+    /// Unix time in whole seconds: several points may share one.
+    pub timestamp_unix: u64,
+    /// Unix time in milliseconds, no two points the same.
+    pub timestamp_ms: u64,
+    /// Processor time; 100 = all vCPUs all the time.
+    pub cpu_pct: f64,
+    /// What its VM occupies of its host's memory: all the guest has touched, what it freed since among it, and the VMM.
+    pub mem_bytes: u64,
+    /// What its root disk occupies, the template's part included.
+    pub disk_bytes: u64,
+    /// Sent through its network card since it was created.
+    pub net_sent_bytes: u64,
+    /// Received, likewise.
+    pub net_received_bytes: u64,
+    /// Memory in use, page cache apart, as the guest says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_mem_used_bytes: Option<u64>,
+    /// Page cache, as the guest says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_mem_cache_bytes: Option<u64>,
 }
 
 /// `POST /v1/capsules/{id}/exec`.

@@ -3,6 +3,7 @@
 use crate::up::platform::LISTEN;
 use clap::{Args, Parser, Subcommand};
 use model::CapsuleId;
+use model::metrics::Range;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -126,6 +127,8 @@ pub enum CapsuleCommand {
     List,
     /// Show one capsule
     Get(IdArg),
+    /// Show what a capsule used
+    Metrics(MetricsArgs),
     /// Run a command and pass on its output and exit code
     Exec(ExecArgs),
     /// Copy a file into or out of a capsule
@@ -174,6 +177,15 @@ pub struct CreateArgs {
     /// Do not wait until it runs
     #[arg(long)]
     pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MetricsArgs {
+    #[command(flatten)]
+    pub capsule: IdArg,
+    /// How far back: 5m, 10m, 1h, 2h, 6h, 12h or 24h
+    #[arg(long, value_name = "RANGE", default_value_t = Range::default())]
+    pub range: Range,
 }
 
 #[derive(Debug, Args)]

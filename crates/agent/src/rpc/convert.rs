@@ -4,6 +4,7 @@ use super::missing;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::laps::Laps;
+use crate::metrics::Point;
 use crate::record::Class;
 use crate::shared::View;
 use connectrpc::ConnectError;
@@ -87,6 +88,22 @@ pub fn sandbox(host: &Host, view: &View, last_active_unix_ms: u64) -> wire::Sand
         versions: record.versions.clone().into_iter().collect(),
         access_token: record.identity.access_token.clone(),
         reason: record.reason.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// What a capsule used.
+#[expect(clippy::cast_precision_loss)] // at most 10,000
+pub fn point(point: &Point) -> wire::MetricPoint {
+    wire::MetricPoint {
+        unix_ms: point.unix_ms,
+        cpu_pct: point.cpu_bp as f64 / 100.0,
+        mem_bytes: point.memory_bytes,
+        disk_bytes: point.disk_bytes,
+        net_sent_bytes: point.sent_bytes,
+        net_received_bytes: point.received_bytes,
+        guest_mem_used_bytes: point.guest.map(|guest| guest.used),
+        guest_mem_cache_bytes: point.guest.map(|guest| guest.cache),
         ..Default::default()
     }
 }

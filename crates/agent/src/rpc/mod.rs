@@ -191,6 +191,19 @@ impl wire::HostAgentService for Service {
         Response::ok(wire::SetLifetimeResponse::default())
     }
 
+    async fn get_sandbox_metrics(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::GetSandboxMetricsRequest>,
+    ) -> ServiceResult<wire::GetSandboxMetricsResponse> {
+        let id = identifier(request.sandbox_id)?;
+        self.registry.get(id)?;
+        let window = Duration::from_millis(request.window_ms);
+        let points = self.host.metrics.points(&self.host.records, id, window).await;
+        let points = points.iter().map(convert::point).collect();
+        Response::ok(wire::GetSandboxMetricsResponse { points, ..Default::default() })
+    }
+
     async fn start_process(
         &self,
         _: RequestContext,

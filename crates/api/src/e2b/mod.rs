@@ -4,6 +4,7 @@ mod create;
 mod fork;
 mod lifetime;
 mod list;
+mod metrics;
 mod sandbox;
 mod shapes;
 
@@ -15,6 +16,7 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(create::routes())
         .merge(list::routes())
         .merge(sandbox::routes())
+        .merge(metrics::routes())
         .merge(lifetime::routes())
         .merge(fork::routes())
 }

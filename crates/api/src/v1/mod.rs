@@ -5,6 +5,7 @@ mod exec;
 mod files;
 mod health;
 mod hosts;
+mod metrics;
 mod multipart;
 mod processes;
 
@@ -21,4 +22,5 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(processes::routes())
         .merge(files::routes())
         .merge(hosts::routes())
+        .merge(metrics::routes())
 }

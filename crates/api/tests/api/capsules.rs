@@ -3,6 +3,8 @@
 use crate::agent::Fault;
 use crate::support::{Api, HOST_TOKEN};
 use model::CapsuleStatus;
+use model::metrics::Range;
+use proto::hostagent::v1 as wire;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -89,6 +91,43 @@ async fn commands_and_files() {
         assert_eq!(read.headers()["content-type"], "application/octet-stream");
         assert!(read.bytes().await.unwrap() == content);
     }
+}
+
+#[tokio::test]
+async fn what_a_capsule_used() {
+    let api = Api::start().await;
+    let (running, paused) = (api.running().await, api.paused().await);
+    let point = |unix_ms, cpu_pct| wire::MetricPoint {
+        unix_ms,
+        cpu_pct,
+        mem_bytes: 300,
+        disk_bytes: 400,
+        net_sent_bytes: 5,
+        net_received_bytes: 6,
+        ..Default::default()
+    };
+    // Two of one second stay two; what is no number becomes one.
+    let guest =
+        wire::MetricPoint { guest_mem_used_bytes: Some(7), guest_mem_cache_bytes: Some(8), ..point(1_500, f64::NAN) };
+    api.agent.world().metrics = vec![point(1_000, 12.5), guest];
+    for id in [&running, &paused] {
+        let seen: Value = api.get(&format!("/v1/capsules/{id}/metrics")).await.json().await.unwrap();
+        let points = json!([
+            {"timestamp_unix": 1, "timestamp_ms": 1_000, "cpu_pct": 12.5, "mem_bytes": 300, "disk_bytes": 400,
+             "net_sent_bytes": 5, "net_received_bytes": 6},
+            {"timestamp_unix": 1, "timestamp_ms": 1_500, "cpu_pct": 0.0, "mem_bytes": 300, "disk_bytes": 400,
+             "net_sent_bytes": 5, "net_received_bytes": 6, "guest_mem_used_bytes": 7, "guest_mem_cache_bytes": 8},
+        ]);
+        assert_eq!(seen, json!({"sandbox_id": id, "range": "10m", "points": points}));
+    }
+    for range in Range::ALL {
+        let seen: Value = api.get(&format!("/v1/capsules/{running}/metrics?range={range}")).await.json().await.unwrap();
+        assert_eq!(seen["range"], range.as_str());
+        assert_eq!(u128::from(api.agent.world().window_ms), range.length().as_millis());
+    }
+    let gone = api.request(Method::DELETE, &format!("/v1/capsules/{running}?wait=60")).send().await.unwrap();
+    assert_eq!(gone.status(), StatusCode::ACCEPTED);
+    assert_eq!(api.get(&format!("/v1/capsules/{running}/metrics")).await.status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -63,6 +63,10 @@ fn rows(running: &str, paused: &str) -> Vec<Row> {
         post("no clones", on("/fork"), Body::Text(r#"{"count":0}"#), 400, "invalid_request"),
         post("too many clones", on("/fork"), Body::Text(r#"{"count":21}"#), 400, "invalid_request"),
         post("resuming a running one", on("/resume"), Body::Empty, 409, "invalid_state"),
+        get("metrics without a key", on("/metrics"), Key::None, 401, "unauthorized"),
+        get("metrics of another team's", on("/metrics"), Key::Other, 404, "not_found"),
+        get("metrics of an unknown one", capsule(UNKNOWN, "/metrics"), Key::Own, 404, "not_found"),
+        get("metrics of no range", on("/metrics?range=3m"), Key::Own, 400, "invalid_request"),
         post("pinging a paused one", capsule(paused, "/ping"), Body::Empty, 409, "invalid_state"),
         post("exec in a paused one", capsule(paused, "/exec"), Body::Text("{"), 409, "invalid_state"),
         post("exec in an unknown one", capsule(UNKNOWN, "/exec"), Body::Text("{}"), 404, "not_found"),
@@ -131,6 +135,12 @@ async fn every_mistake_has_its_answer() {
     }
 }
 
+/// One more than may be asked for at once.
+fn many_ids() -> String {
+    let ids = (0..=model::limits::METRICS_SANDBOXES_MAX).map(|n| format!("{n:025}"));
+    ids.collect::<Vec<_>>().join(",")
+}
+
 #[tokio::test]
 async fn e2b_clients_hear_it_in_their_shape() {
     let api = Api::start().await;
@@ -158,6 +168,13 @@ async fn e2b_clients_hear_it_in_their_shape() {
         (Method::POST, format!("/sandboxes/{unknown}/pause"), "", true, 404),
         (Method::POST, format!("/sandboxes/{paused}/timeout"), "{}", true, 400),
         (Method::POST, format!("/sandboxes/{paused}/connect"), "{}", true, 400),
+        (Method::GET, format!("/sandboxes/{paused}/metrics"), "", false, 401),
+        (Method::GET, format!("/sandboxes/{unknown}/metrics"), "", true, 404),
+        (Method::GET, format!("/sandboxes/{paused}/metrics?start=2&end=1"), "", true, 400),
+        (Method::GET, format!("/sandboxes/{paused}/metrics?start=x"), "", true, 400),
+        (Method::GET, format!("/sandboxes/metrics?sandbox_ids={paused}"), "", false, 401),
+        (Method::GET, "/sandboxes/metrics".to_owned(), "", true, 400),
+        (Method::GET, format!("/sandboxes/metrics?sandbox_ids={}", many_ids()), "", true, 400),
         (Method::PATCH, "/sandboxes".to_owned(), "", true, 405),
     ];
     for (method, path, body, with_key, status) in rows {

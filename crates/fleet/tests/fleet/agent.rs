@@ -37,6 +37,9 @@ pub struct World {
     pub snapshots: Vec<String>,
     pub forgotten: Vec<String>,
     pub killed: Vec<u32>,
+    /// What every sandbox used, and how far back was asked for last.
+    pub metrics: Vec<wire::MetricPoint>,
+    pub window_ms: u64,
     faults: HashMap<&'static str, VecDeque<Fault>>,
 }
 
@@ -295,6 +298,20 @@ impl HostAgentService for Agent {
         self.call("set_lifetime", |world| {
             world.sandboxes.get_mut(&request.sandbox_id).ok_or_else(gone)?.lifetime = request.lifetime;
             Response::ok(wire::SetLifetimeResponse::default())
+        })
+        .await
+    }
+
+    async fn get_sandbox_metrics(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::GetSandboxMetricsRequest>,
+    ) -> ServiceResult<wire::GetSandboxMetricsResponse> {
+        let (id, window_ms) = (request.sandbox_id.to_owned(), request.window_ms);
+        self.call("metrics", |world| {
+            world.sandboxes.get(&id).ok_or_else(gone)?;
+            world.window_ms = window_ms;
+            Response::ok(wire::GetSandboxMetricsResponse { points: world.metrics.clone(), ..Default::default() })
         })
         .await
     }

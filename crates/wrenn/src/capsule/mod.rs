@@ -2,6 +2,7 @@
 
 mod copy;
 mod exec;
+mod metrics;
 mod show;
 
 use crate::cli::{CapsuleCommand, CreateArgs, ForkArgs, Global, ResumeArgs};
@@ -30,6 +31,7 @@ pub async fn run(global: &Global, command: CapsuleCommand) -> Outcome<ExitCode> 
         CapsuleCommand::Create(args) => create(&client, args, out).await?,
         CapsuleCommand::List => show::list(&client, out).await?,
         CapsuleCommand::Get(arg) => out.result(&client.get(arg.id).await?, show::capsule)?,
+        CapsuleCommand::Metrics(args) => metrics::show(&client, &args, out).await?,
         CapsuleCommand::Exec(args) => return exec::run(&client, args, out).await,
         CapsuleCommand::Cp(args) => copy::run(&client, &args, out).await?,
         CapsuleCommand::Pause(arg) => pause(&client, arg.id, out).await?,
