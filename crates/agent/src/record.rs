@@ -1,6 +1,7 @@
 //! What is known about a capsule across restarts of the agent: one file per capsule, replaced whole.
 
 use model::{CapsuleId, CapsuleStatus, EndReason, Lifetime};
+use network::{Cidr, Policy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -24,6 +25,32 @@ pub struct Identity {
     pub envs: BTreeMap<String, String>,
     /// Secret of the guest daemon.
     pub access_token: String,
+}
+
+/// What it may reach: written into the record itself, where earlier agents wrote `allow_internet` alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Egress {
+    /// Whether addresses in neither list are reached, private ones apart.
+    pub allow_internet: bool,
+    /// Blocks that are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_out: Vec<Cidr>,
+    /// Blocks that are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_out: Vec<Cidr>,
+}
+
+impl Egress {
+    /// For its network slot.
+    pub fn policy(&self) -> Policy {
+        Policy { allow_internet: self.allow_internet, allow: self.allow_out.clone(), deny: self.deny_out.clone() }
+    }
+}
+
+impl From<Policy> for Egress {
+    fn from(Policy { allow_internet, allow, deny }: Policy) -> Self {
+        Self { allow_internet, allow_out: allow, deny_out: deny }
+    }
 }
 
 /// A size of VM of one template. Generations are made per class.
@@ -79,8 +106,9 @@ pub struct Record {
     pub lifetime: Lifetime,
     /// What the guest is told.
     pub identity: Identity,
-    /// Whether it may reach the outside world.
-    pub allow_internet: bool,
+    /// What it may reach.
+    #[serde(flatten)]
+    pub egress: Egress,
     /// Unix time in milliseconds.
     pub created_unix_ms: u64,
     /// Versions it runs on.
@@ -214,12 +242,23 @@ mod tests {
             disk_size_mb: 5_120,
             lifetime: Lifetime::FOREVER,
             identity: Identity::default(),
-            allow_internet: true,
+            egress: Policy::default().into(),
             created_unix_ms: 1,
             versions: BTreeMap::new(),
             reason: None,
             place,
         }
+    }
+
+    #[test]
+    fn records_of_before_there_were_lists_are_read() {
+        let mut now = record(Place::Lost);
+        now.egress.allow_internet = false;
+        let text = serde_json::to_value(&now).unwrap();
+        assert_eq!((&text["allow_internet"], text.get("allow_out")), (&serde_json::json!(false), None), "as before");
+        assert_eq!(serde_json::from_value::<Record>(text).unwrap(), now);
+        now.egress.allow_out = vec!["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(serde_json::from_value::<Record>(serde_json::to_value(&now).unwrap()).unwrap(), now);
     }
 
     #[test]

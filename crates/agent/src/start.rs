@@ -1,5 +1,6 @@
 //! Start and end of an agent.
 
+use crate::actor::Resume;
 use crate::classes::Classes;
 use crate::events::Outbox;
 use crate::host::Host;
@@ -171,7 +172,7 @@ impl Agent {
         match how {
             Stop::PauseAll => {
                 let pauses = self.registry.all().into_iter().map(|handle| async move {
-                    if let Err(failure) = handle.ask(Command::Pause, None, false).await {
+                    if let Err(failure) = handle.ask(Command::Pause, Resume::default()).await {
                         tracing::debug!(%failure, "not paused");
                     }
                 });

@@ -245,8 +245,9 @@ impl Vm {
         Ok(())
     }
 
-    async fn apply_policy(&mut self, record: &Record) -> Result<(), Failure> {
-        let policy = network::Policy { allow_internet: record.allow_internet, ..Default::default() };
+    /// What the record says it may reach is in force on return, for flows that exist as well.
+    pub async fn apply_policy(&mut self, record: &Record) -> Result<(), Failure> {
+        let policy = record.egress.policy();
         if *self.slot.policy() == policy {
             return Ok(());
         }

@@ -12,6 +12,7 @@
 mod apply;
 mod coalesce;
 mod convert;
+mod egress;
 mod fleet;
 mod fork;
 mod guest;

@@ -30,6 +30,9 @@ pub const METADATA_BYTES_MAX: usize = 1_024;
 /// Environment of a capsule or a command: most variables.
 pub const ENVS_MAX: usize = 1_024;
 
+/// Address blocks in each list of what a capsule may reach.
+pub const EGRESS_BLOCKS_MAX: usize = 256;
+
 /// Largest JSON request body.
 pub const JSON_BODY_BYTES_MAX: usize = 1 << 20;
 /// Largest body of `files/write`, which Wrenn clients expect to be refused above it.

@@ -1,6 +1,7 @@
 //! Bodies of the REST API, shared by server and client.
 
-use crate::error::Code;
+use crate::egress::Egress;
+use crate::error::{Code, Error};
 use crate::ids::CapsuleId;
 use crate::metrics::Range;
 use crate::status::{CapsuleStatus, EndReason};
@@ -41,6 +42,9 @@ pub struct Capsule {
     /// Why it stopped running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<EndReason>,
+    /// What it may reach.
+    #[serde(default, skip_serializing_if = "Egress::is_default")]
+    pub network: Egress,
     /// User labels and the versions it runs on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -67,6 +71,32 @@ pub struct CreateCapsule {
     /// Environment of every command.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
+    /// What it may reach; absent = the Internet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+/// `PUT /v1/capsules/{id}/network`: replaces all that was said before, so a field that is not known is an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Whether addresses in neither list are reached, private ones apart; absent = they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_internet: Option<bool>,
+    /// IPv4 addresses and blocks that are reached whatever `deny_out` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_out: Vec<String>,
+    /// Those that are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_out: Vec<String>,
+}
+
+impl Network {
+    /// What it asks for.
+    pub fn parse(&self) -> Result<Egress, Error> {
+        let (allow, deny) = (("allow_out", self.allow_out.as_slice()), ("deny_out", self.deny_out.as_slice()));
+        Egress::parse(self.allow_internet.unwrap_or(true), allow, deny)
+    }
 }
 
 /// `POST /v1/capsules/{id}/fork`.

@@ -3,7 +3,7 @@
 mod convert;
 mod relay;
 
-use crate::actor;
+use crate::actor::{self, Resume};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations;
@@ -19,6 +19,7 @@ use convert::{class, identifier, lifetime, sandbox, snapshot, target};
 use guestlink::{options, timed_options};
 use lifecycle::agent::Command;
 use model::CapsuleId;
+use network::Policy;
 use proto::hostagent::v1 as wire;
 use proto::{filesystem, process};
 use std::sync::Arc;
@@ -40,7 +41,7 @@ impl Service {
 
     async fn command(&self, id: &str, command: Command) -> Result<wire::Sandbox, Failure> {
         let handle = self.registry.get(identifier(id)?)?;
-        let view = handle.ask(command, None, false).await?;
+        let view = handle.ask(command, Resume::default()).await?;
         Ok(sandbox(&self.host, &view, handle.shared.last_active_ms()))
     }
 
@@ -75,7 +76,7 @@ impl Service {
                 envs: told.envs.into_iter().collect(),
                 access_token,
             },
-            allow_internet: request.allow_internet_access,
+            egress: convert::egress(request.egress.as_option())?.unwrap_or_else(|| Policy::default().into()),
             created_unix_ms: now_ms(),
             versions: self.host.versions(),
             reason: None,
@@ -118,8 +119,12 @@ impl wire::HostAgentService for Service {
     ) -> ServiceResult<wire::ResumeSandboxResponse> {
         let request = request.to_owned_message();
         let handle = self.registry.get(identifier(&request.sandbox_id)?)?;
-        let new_lifetime = request.lifetime.as_option().map(|wish| lifetime(Some(wish)));
-        let view = handle.ask(Command::Resume, new_lifetime, request.discard_memory).await?;
+        let how = Resume {
+            lifetime: request.lifetime.as_option().map(|wish| lifetime(Some(wish))),
+            egress: convert::egress(request.egress.as_option())?,
+            discard_memory: request.discard_memory,
+        };
+        let view = handle.ask(Command::Resume, how).await?;
         let sandbox = sandbox(&self.host, &view, handle.shared.last_active_ms());
         Response::ok(wire::ResumeSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
     }
@@ -189,6 +194,18 @@ impl wire::HostAgentService for Service {
         let handle = self.registry.get(identifier(&request.sandbox_id)?)?;
         handle.set_lifetime(lifetime(request.lifetime.as_option())).await?;
         Response::ok(wire::SetLifetimeResponse::default())
+    }
+
+    async fn set_egress(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SetEgressRequest>,
+    ) -> ServiceResult<wire::SetEgressResponse> {
+        let request = request.to_owned_message();
+        let handle = self.registry.get(identifier(&request.sandbox_id)?)?;
+        let egress = convert::egress(request.egress.as_option())?.ok_or_else(|| missing("egress"))?;
+        handle.set_egress(egress).await?;
+        Response::ok(wire::SetEgressResponse::default())
     }
 
     async fn get_sandbox_metrics(

@@ -5,6 +5,7 @@ mod fork;
 mod lifetime;
 mod list;
 mod metrics;
+mod network;
 mod sandbox;
 mod shapes;
 
@@ -17,6 +18,7 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(list::routes())
         .merge(sandbox::routes())
         .merge(metrics::routes())
+        .merge(network::routes())
         .merge(lifetime::routes())
         .merge(fork::routes())
 }

@@ -7,6 +7,7 @@ mod health;
 mod hosts;
 mod metrics;
 mod multipart;
+mod network;
 mod processes;
 
 pub(crate) use capsules::end;
@@ -23,4 +24,5 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(files::routes())
         .merge(hosts::routes())
         .merge(metrics::routes())
+        .merge(network::routes())
 }

@@ -94,6 +94,37 @@ async fn commands_and_files() {
 }
 
 #[tokio::test]
+async fn what_a_capsule_may_reach() {
+    let api = Api::start().await;
+    let network = json!({"allow_internet": false, "allow_out": ["10.1.2.3/8"], "deny_out": ["8.8.8.8"]});
+    let made: Value = api.post("/v1/capsules?wait=60", json!({"network": network})).await.json().await.unwrap();
+    let shown = json!({"allow_internet": false, "allow_out": ["10.0.0.0/8"], "deny_out": ["8.8.8.8/32"]});
+    assert_eq!(made["network"], shown);
+    let at = format!("/v1/capsules/{}", made["id"].as_str().unwrap());
+    let told = || {
+        let world = api.agent.world();
+        let egress = world.sandboxes.values().next().unwrap().egress.as_option().unwrap().clone();
+        (egress.allow_internet, egress.allow, egress.deny)
+    };
+    assert_eq!(told(), (false, vec!["10.0.0.0/8".to_owned()], vec!["8.8.8.8/32".to_owned()]));
+    for (body, want, shown) in [
+        (
+            json!({"deny_out": ["1.0.0.0/8"]}),
+            (true, vec![], vec!["1.0.0.0/8".to_owned()]),
+            json!({"allow_internet": true, "deny_out": ["1.0.0.0/8"]}),
+        ),
+        (json!({"allow_internet": false}), (false, vec![], vec![]), json!({"allow_internet": false})),
+        (json!({}), (true, vec![], vec![]), Value::Null),
+    ] {
+        let answer = api.request(Method::PUT, &format!("{at}/network")).body(body.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.json::<Value>().await.unwrap()["network"], shown, "{body}");
+        assert_eq!(told(), want, "{body}");
+        assert_eq!(api.get(&at).await.json::<Value>().await.unwrap()["network"], shown, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_capsule_used() {
     let api = Api::start().await;
     let (running, paused) = (api.running().await, api.paused().await);

@@ -85,6 +85,37 @@ async fn a_sandbox_lives() {
 }
 
 #[tokio::test]
+async fn what_a_sandbox_may_reach() {
+    let api = Api::start().await;
+    let body = r#"{"templateID":"base","network":{"allowOut":["1.1.1.1"],"denyOut":["0.0.0.0/0"],"allowPublicTraffic":true,"rules":{}}}"#;
+    let made = create(&api, serde_json::from_str(body).unwrap()).await;
+    let at = format!("/sandboxes/{}", made["sandboxID"].as_str().unwrap());
+    let seen: Value = api.get(&at).await.json().await.unwrap();
+    assert_eq!(seen["network"], json!({"allowOut": ["1.1.1.1/32"], "denyOut": ["0.0.0.0/0"]}));
+    let told = || {
+        let world = api.agent.world();
+        let egress = world.sandboxes.values().next().unwrap().egress.as_option().unwrap().clone();
+        (egress.allow_internet, egress.allow.join(" "), egress.deny.join(" "))
+    };
+    assert_eq!(told(), (false, "1.1.1.1/32".to_owned(), "0.0.0.0/0".to_owned()), "names are not resolved either");
+    for (body, want) in [
+        (r#"{"denyOut":["8.0.0.0/8"],"egressProxy":null}"#, (true, "", "8.0.0.0/8")),
+        (r#"{"allow_internet_access":false,"allowOut":["9.9.9.9"]}"#, (false, "9.9.9.9/32", "")),
+        ("{}", (true, "", "")),
+    ] {
+        let answer = api.request(Method::PUT, &format!("{at}/network")).body(body).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT, "{body}");
+        assert_eq!(told(), (want.0, want.1.to_owned(), want.2.to_owned()), "{body}");
+    }
+    let refused =
+        api.request(Method::PUT, &format!("{at}/network")).body(r#"{"allowOut":["a.example"]}"#).send().await.unwrap();
+    let refused: Value = refused.json().await.unwrap();
+    assert!(refused["message"].as_str().unwrap().starts_with("allowOut: \"a.example\""), "{refused}");
+    let both = json!({"templateID": "base", "allow_internet_access": false, "network": {"allowOut": ["1.1.1.1"]}});
+    create(&api, both).await;
+}
+
+#[tokio::test]
 async fn what_sandboxes_used() {
     let api = Api::start().await;
     let ids = [create(&api, json!({"templateID": "base"})).await, create(&api, json!({"templateID": "base"})).await];

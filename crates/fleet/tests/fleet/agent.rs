@@ -184,6 +184,7 @@ impl HostAgentService for Agent {
                 status: "running".to_owned(),
                 isolation: "test".to_owned(),
                 lifetime: request.lifetime,
+                egress: request.egress,
                 versions: [("envd_version".to_owned(), "1".to_owned())].into_iter().collect(),
                 ..Default::default()
             };
@@ -244,6 +245,7 @@ impl HostAgentService for Agent {
             let sandbox = set(world, &request.sandbox_id, "running")?;
             if let Some(known) = world.sandboxes.get_mut(&request.sandbox_id) {
                 known.lifetime = request.lifetime;
+                known.egress = request.egress;
             }
             Response::ok(wire::ResumeSandboxResponse { sandbox: Some(sandbox).into(), ..Default::default() })
         })
@@ -298,6 +300,19 @@ impl HostAgentService for Agent {
         self.call("set_lifetime", |world| {
             world.sandboxes.get_mut(&request.sandbox_id).ok_or_else(gone)?.lifetime = request.lifetime;
             Response::ok(wire::SetLifetimeResponse::default())
+        })
+        .await
+    }
+
+    async fn set_egress(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SetEgressRequest>,
+    ) -> ServiceResult<wire::SetEgressResponse> {
+        let request = request.to_owned_message();
+        self.call("set_egress", |world| {
+            world.sandboxes.get_mut(&request.sandbox_id).ok_or_else(gone)?.egress = request.egress;
+            Response::ok(wire::SetEgressResponse::default())
         })
         .await
     }

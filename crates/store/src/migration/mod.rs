@@ -2,6 +2,7 @@
 
 mod m0001_tables;
 mod m0002_platform;
+mod m0003_egress;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -10,6 +11,6 @@ pub(crate) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_tables::Migration), Box::new(m0002_platform::Migration)]
+        vec![Box::new(m0001_tables::Migration), Box::new(m0002_platform::Migration), Box::new(m0003_egress::Migration)]
     }
 }

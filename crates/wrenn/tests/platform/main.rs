@@ -5,6 +5,7 @@
 //! target directory and kept for the next run.
 
 mod bad_input;
+mod egress;
 mod fork;
 mod guest;
 mod history;
@@ -69,6 +70,7 @@ async fn main() {
         lifecycle::memory_and_disk_survive_twenty_rounds,
         lifecycle::five_at_once_leave_nothing,
         lifecycle::a_storm_on_one_capsule_leaves_one_state,
+        egress::changes_at_once_and_for_good,
         metrics::show_what_a_capsule_does,
         metrics::outlive_pauses_and_crashes,
         fork::clones_go_on_from_one_moment,
