@@ -62,6 +62,15 @@ def test_ping_counts_as_activity(capsule):
     assert capsule.get_info().last_active_at >= before
 
 
+def test_metrics(capsule):
+    capsules = WrennClient().capsules
+    points = eventually(lambda: capsules.metrics(capsule.capsule_id, range="5m").points)
+    assert all(0 <= point.cpu_pct <= 100 and point.mem_bytes > 0 and point.disk_bytes > 0 for point in points)
+    assert capsules.metrics(capsule.capsule_id, range="24h").points
+    with pytest.raises(WrennValidationError):
+        capsules.metrics(capsule.capsule_id, range="3m")
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [

@@ -4,7 +4,7 @@
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::{self, Outcome};
-use crate::record::{Place, Record};
+use crate::record::{Egress, Place, Record};
 use crate::shared::{Shared, View, now_ms};
 use crate::snapshots::{SnapshotWish, Taken};
 use crate::vm::Vm;
@@ -27,21 +27,32 @@ pub enum Message {
     Ask {
         /// Which.
         command: Command,
-        /// For a resume: a new lifetime.
-        lifetime: Option<Lifetime>,
-        /// For a resume: boot from the disk. For a pause: keep the disk only.
-        discard_memory: bool,
+        /// How.
+        how: How,
         /// Who wants to know.
         reply: Reply,
     },
     /// A new lifetime.
     SetLifetime(Lifetime, Reply),
+    /// What it may reach.
+    SetEgress(Egress, Reply),
     /// Wait until it has been created.
     Join(Reply),
     /// Keep a snapshot of it; it stays what it is.
     Snapshot(SnapshotWish, oneshot::Sender<Result<Taken, Failure>>),
     /// Leave the VM running and end: the agent is shutting down.
     Release(oneshot::Sender<()>),
+}
+
+/// How a capsule goes or comes back.
+#[derive(Debug, Clone, Default)]
+pub struct How {
+    /// A new lifetime; absent = as before.
+    pub lifetime: Option<Lifetime>,
+    /// What it may reach; absent = as before.
+    pub egress: Option<Egress>,
+    /// Of a pause: keep the disk only. Of a resume: boot from it.
+    pub discard_memory: bool,
 }
 
 /// Where messages for a capsule go.
@@ -54,18 +65,18 @@ pub struct Handle {
 
 impl Handle {
     /// Asks for a change and waits for its end. The work goes on when the caller leaves.
-    pub async fn ask(
-        &self,
-        command: Command,
-        lifetime: Option<Lifetime>,
-        discard_memory: bool,
-    ) -> Result<View, Failure> {
-        self.send(|reply| Message::Ask { command, lifetime, discard_memory, reply }).await
+    pub async fn ask(&self, command: Command, how: How) -> Result<View, Failure> {
+        self.send(|reply| Message::Ask { command, how, reply }).await
     }
 
     /// Sets the lifetime.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<View, Failure> {
         self.send(|reply| Message::SetLifetime(lifetime, reply)).await
+    }
+
+    /// Sets what it may reach; in force on return.
+    pub async fn set_egress(&self, egress: Egress) -> Result<View, Failure> {
+        self.send(|reply| Message::SetEgress(egress, reply)).await
     }
 
     /// Waits until it has been created; it may have moved on since.
@@ -178,10 +189,9 @@ impl Actor {
             tokio::select! {
                 outcome = ended(self.running.as_mut()) => self.finish(outcome).await,
                 message = mailbox.recv() => match message {
-                    Some(Message::Ask { command, lifetime, discard_memory, reply }) => {
-                        self.command(command, lifetime, discard_memory, reply);
-                    }
+                    Some(Message::Ask { command, how, reply }) => self.command(command, how, reply),
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
+                    Some(Message::SetEgress(egress, reply)) => self.set_egress(egress, reply).await,
                     Some(Message::Join(reply)) => self.join(reply),
                     Some(Message::Snapshot(wish, reply)) => self.snapshot(wish, reply).await,
                     Some(Message::Release(done)) => {
@@ -212,12 +222,13 @@ impl Actor {
         left.map(|ms| Duration::from_millis(ms).max(not_before))
     }
 
-    fn command(&mut self, command: Command, lifetime: Option<Lifetime>, discard_memory: bool, reply: Reply) {
+    fn command(&mut self, command: Command, how: How, reply: Reply) {
         let (verdict, effects) = self.machine.on(&Event::Command(command));
         if !effects.is_empty() {
-            self.discard_memory = discard_memory;
-            if let Some(lifetime) = lifetime {
-                self.record.lifetime = lifetime;
+            self.discard_memory = how.discard_memory;
+            self.record.lifetime = how.lifetime.unwrap_or(self.record.lifetime);
+            if let Some(egress) = how.egress {
+                self.record.egress = egress;
             }
         }
         let operation = match command {
@@ -250,6 +261,32 @@ impl Actor {
         let answer = saved.map(|()| self.view());
         self.publish();
         let _ = reply.send(answer);
+    }
+
+    async fn set_egress(&mut self, egress: Egress, reply: Reply) {
+        let _ = reply.send(self.change_egress(egress).await);
+        self.publish();
+    }
+
+    /// Written down before it is put in force: an agent that ends in between puts it in force when it starts again. Not
+    /// while an operation is under way, which has its own copy of the record.
+    async fn change_egress(&mut self, egress: Egress) -> Result<View, Failure> {
+        if self.running.is_some() {
+            return Err(Failure::State(self.machine.status()));
+        }
+        let former = std::mem::replace(&mut self.record.egress, egress);
+        let mut changed = self.save().await;
+        if let (Ok(()), Some(vm)) = (&changed, self.vm.as_mut()) {
+            changed = vm.apply_policy(&self.record).await;
+        }
+        if let Err(failure) = changed {
+            self.record.egress = former;
+            if let Err(failure) = self.save().await {
+                tracing::error!(capsule = %self.record.id, %failure, "a restart would put another egress policy in force");
+            }
+            return Err(failure);
+        }
+        Ok(self.view())
     }
 
     /// It stays what it is, so this is no operation of the machine's: commands wait in the mailbox meanwhile, calls into

@@ -50,8 +50,7 @@ pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot
     let mut kept = HashMap::new();
     for record in records {
         let Place::Running { slot, .. } = record.place else { continue };
-        let policy = network::Policy { allow_internet: record.allow_internet, ..Default::default() };
-        match adoption.adopt(slot, policy).await {
+        match adoption.adopt(slot, record.egress.policy()).await {
             Ok(adopted) => {
                 adopted.set_metadata(Some(metadata(record)));
                 kept.insert(slot, adopted);

@@ -4,6 +4,7 @@ use crate::classes::Classes;
 use crate::events::Outbox;
 use crate::failure::Failure;
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::{Class, Records};
@@ -54,6 +55,8 @@ pub struct Host {
     pub snapshots: Snapshots,
     /// VMs that wait.
     pub ready: Ready,
+    /// What capsules use.
+    pub metrics: Metrics,
     /// The way to the guests' ports.
     pub proxy: edge::Proxy<Guests>,
     /// Background work, awaited at the end.

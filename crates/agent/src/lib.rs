@@ -1,8 +1,8 @@
 //! The agent of one host: it runs capsules.
 //!
 //! Knows: one actor per capsule ([`actor`]), the four operations and their undoing ([`operations`]), snapshots of capsules
-//! that go on ([`snapshots`]), what is written down so that a restart finds every VM again ([`record`], [`adopt`]), the
-//! RPC surface ([`rpc`]), and what a host would offer an agent ([`survey`]).
+//! that go on ([`snapshots`]), what is written down so that a restart finds every VM again ([`record`], [`adopt`]), what
+//! capsules use ([`metrics`]), the RPC surface ([`rpc`]), and what a host would offer an agent ([`survey`]).
 //! Must never know: which VMM runs a machine, how a page becomes durable, SQL, or who may do what: the control plane
 //! decides, the agent does.
 //!
@@ -17,6 +17,7 @@ mod failure;
 mod host;
 mod laps;
 mod limits;
+mod metrics;
 mod operations;
 mod options;
 mod points;

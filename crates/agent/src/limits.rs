@@ -70,3 +70,23 @@ pub const DRAFT_AHEAD: Duration = Duration::from_millis(300);
 pub const STANDSTILL: Duration = Duration::from_secs(5);
 /// VMs kept ready at a time, of all classes together.
 pub const READY_TOTAL: usize = 4;
+/// Between two measurements of a running capsule.
+pub const METRICS_PERIOD: Duration = Duration::from_millis(500);
+/// Measurements kept of a capsule, and how far back they reach.
+pub const POINTS: usize = 1_200;
+/// See [`POINTS`].
+pub const POINTS_REACH: Duration = Duration::from_mins(10);
+/// Averages over half a minute kept of a capsule, and how far back they reach.
+pub const HALF_MINUTES: usize = 240;
+/// See [`HALF_MINUTES`].
+pub const HALF_MINUTES_REACH: Duration = Duration::from_hours(2);
+/// Averages over five minutes kept of a capsule: a day's.
+pub const FIVE_MINUTES: usize = 288;
+/// Most bytes of a capsule's metrics in a file: what is kept of it takes less.
+pub const METRICS_FILE_BYTES: u64 = 1 << 20;
+/// Between two questions to a guest about its memory.
+pub const GUEST_METRICS_PERIOD: Duration = Duration::from_secs(5);
+/// From then on what a guest said of its memory no longer counts.
+pub const GUEST_METRICS_AGE: Duration = Duration::from_secs(15);
+/// Guests asked about their memory at a time.
+pub const GUESTS_ASKED: usize = 16;

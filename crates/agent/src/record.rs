@@ -1,12 +1,14 @@
 //! What is known about a capsule across restarts of the agent: one file per capsule, replaced whole.
 
 use model::{CapsuleId, CapsuleStatus, EndReason, Lifetime};
+use network::{Cidr, Policy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
 /// Name of the file in a capsule's directory.
@@ -23,6 +25,32 @@ pub struct Identity {
     pub envs: BTreeMap<String, String>,
     /// Secret of the guest daemon.
     pub access_token: String,
+}
+
+/// What it may reach: written into the record itself, where earlier agents wrote `allow_internet` alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Egress {
+    /// Whether addresses in neither list are reached, private ones apart.
+    pub allow_internet: bool,
+    /// Blocks that are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_out: Vec<Cidr>,
+    /// Blocks that are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_out: Vec<Cidr>,
+}
+
+impl Egress {
+    /// For its network slot.
+    pub fn policy(&self) -> Policy {
+        Policy { allow_internet: self.allow_internet, allow: self.allow_out.clone(), deny: self.deny_out.clone() }
+    }
+}
+
+impl From<Policy> for Egress {
+    fn from(Policy { allow_internet, allow, deny }: Policy) -> Self {
+        Self { allow_internet, allow_out: allow, deny_out: deny }
+    }
 }
 
 /// A size of VM of one template. Generations are made per class.
@@ -88,8 +116,9 @@ pub struct Record {
     pub lifetime: Lifetime,
     /// What the guest is told.
     pub identity: Identity,
-    /// Whether it may reach the outside world.
-    pub allow_internet: bool,
+    /// What it may reach.
+    #[serde(flatten)]
+    pub egress: Egress,
     /// Unix time in milliseconds.
     pub created_unix_ms: u64,
     /// Versions it runs on.
@@ -132,13 +161,15 @@ pub struct Listing {
 #[derive(Debug, Clone)]
 pub struct Records {
     dir: PathBuf,
+    /// A directory is not removed while something is put into it.
+    beside: Arc<Mutex<()>>,
 }
 
 impl Records {
     /// Opens the directory, which is made if missing.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { dir, beside: Arc::default() })
     }
 
     /// Replaces the record of this capsule, durably.
@@ -150,10 +181,30 @@ impl Records {
 
     /// Forgets a capsule. Forgetting an unknown one succeeds.
     pub fn remove(&self, id: CapsuleId) -> io::Result<()> {
+        let _alone = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_dir_all(self.dir.join(id.to_string())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Puts another file beside the record of this capsule, unless that is gone. It goes with the record; a crash of the
+    /// machine may take it.
+    pub fn write_beside(&self, id: CapsuleId, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let _alone = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = self.dir.join(id.to_string());
+        let temporary = dir.join(format!(".{name}.new"));
+        match fs::write(&temporary, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written.and_then(|()| fs::rename(&temporary, dir.join(name))),
+        }
+    }
+
+    /// A file beside the record of this capsule, of which no more than `most` bytes are read.
+    pub fn read_beside(&self, id: CapsuleId, name: &str, most: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(self.dir.join(id.to_string()).join(name))?.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Every record. One that cannot be read is counted and left alone.
@@ -201,12 +252,23 @@ mod tests {
             disk_size_mb: 5_120,
             lifetime: Lifetime::FOREVER,
             identity: Identity::default(),
-            allow_internet: true,
+            egress: Policy::default().into(),
             created_unix_ms: 1,
             versions: BTreeMap::new(),
             reason: None,
             place,
         }
+    }
+
+    #[test]
+    fn records_of_before_there_were_lists_are_read() {
+        let mut now = record(Place::Lost);
+        now.egress.allow_internet = false;
+        let text = serde_json::to_value(&now).unwrap();
+        assert_eq!((&text["allow_internet"], text.get("allow_out")), (&serde_json::json!(false), None), "as before");
+        assert_eq!(serde_json::from_value::<Record>(text).unwrap(), now);
+        now.egress.allow_out = vec!["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(serde_json::from_value::<Record>(serde_json::to_value(&now).unwrap()).unwrap(), now);
     }
 
     #[test]
@@ -231,8 +293,12 @@ mod tests {
         assert_eq!(damaged, ["broken"]);
         listed.sort_by_key(|r| r.status() != CapsuleStatus::Running);
         assert_eq!(listed, [running.clone(), paused]);
+        records.write_beside(running.id, "more", b"1234")?;
+        assert_eq!(records.read_beside(running.id, "more", 3)?, b"123");
         records.remove(running.id)?;
         records.remove(running.id)?;
+        records.write_beside(running.id, "more", b"nothing to be beside of")?;
+        assert!(!dir.path().join("capsules").join(running.id.to_string()).exists());
         assert_eq!(records.list()?.records.len(), 1);
         assert!(dir.path().join("capsules/broken/record.json").exists());
         Ok(())

@@ -5,6 +5,7 @@
 
 use crate::failure::Failure;
 use crate::laps::Laps;
+use crate::metrics::Gauges;
 use crate::record::Record;
 use guestlink::Envd;
 use model::CapsuleStatus;
@@ -29,6 +30,8 @@ pub struct Guest {
     pub dialler: network::Dialler,
     /// Which life of the capsule this is; grows with every start of a VM.
     pub life: u64,
+    /// What its VM uses.
+    pub gauges: Arc<Gauges>,
     /// Cancelled when this life ends.
     pub gone: CancellationToken,
 }

@@ -1,8 +1,10 @@
 //! Start and end of an agent.
 
+use crate::actor::How;
 use crate::classes::Classes;
 use crate::events::Outbox;
 use crate::host::Host;
+use crate::metrics::Metrics;
 use crate::options::{Layout, Options, groups, runtime_dir};
 use crate::proxy::Guests;
 use crate::ready::Ready;
@@ -128,6 +130,7 @@ impl Agent {
         if let Some(callback) = callback {
             host.tasks.spawn(host.events.clone().deliver(callback, host.stopping.clone()));
         }
+        host.tasks.spawn(host.metrics.clone().run(host.clone(), registry.clone()));
         let listener = serve(&host, &registry, &socket).map_err(directory(&socket))?;
         Ok(Self { host, registry, listener, socket })
     }
@@ -169,7 +172,7 @@ impl Agent {
         match how {
             Stop::PauseAll => {
                 let pauses = self.registry.all().into_iter().map(|handle| async move {
-                    if let Err(failure) = handle.ask(Command::Pause, None, false).await {
+                    if let Err(failure) = handle.ask(Command::Pause, How::default()).await {
                         tracing::debug!(%failure, "not paused");
                     }
                 });
@@ -185,6 +188,7 @@ impl Agent {
         self.host.ready.clear(&self.host).await;
         self.host.tasks.close();
         self.host.tasks.wait().await;
+        self.host.metrics.keep(&self.host.records, &self.registry).await;
         self.host.network.clone().close().await;
         let _ = std::fs::remove_file(&self.socket);
     }
@@ -246,6 +250,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         classes: Classes::default(),
         snapshots,
         ready,
+        metrics: Metrics::default(),
         proxy: edge::Proxy::new(Guests(registry.clone()), edge::Hop::ToGuest),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),

@@ -173,7 +173,7 @@ mod tests {
             disk_size_mb: 5_120,
             lifetime: Lifetime::FOREVER,
             identity: Identity::default(),
-            allow_internet: true,
+            egress: network::Policy::default().into(),
             created_unix_ms: 1,
             versions: BTreeMap::new(),
             reason: None,

@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::laps::Laps;
 use crate::limits;
+use crate::metrics::Gauges;
 use crate::points;
 use crate::record::{Class, Place, Record};
 use crate::shared::Guest;
@@ -36,6 +37,7 @@ pub struct Vm {
     slot: Slot,
     keeper: Keeper,
     machine: Box<dyn Machine>,
+    gauges: Arc<Gauges>,
     base: Base,
     /// Keeps the base on the shelf: the next generation begins as its clone.
     _pin: Option<Pin>,
@@ -135,6 +137,7 @@ impl Vm {
             class: class.clone(),
             envd: envd(&slot, String::new()),
             daemon: daemon::of(host, &base),
+            gauges: Arc::new(Gauges::new(&keeper, &slot, root_disk)),
             slot,
             keeper,
             machine,
@@ -167,6 +170,7 @@ impl Vm {
             class: record.class.clone(),
             envd: envd(&slot, record.identity.access_token.clone()),
             daemon: None,
+            gauges: Arc::new(Gauges::new(&keeper, &slot, Dirs::of(host, id).disk())),
             slot,
             keeper,
             machine,
@@ -216,7 +220,13 @@ impl Vm {
 
     /// Handles on its guest.
     pub fn guest(&self, life: u64) -> Guest {
-        Guest { envd: self.envd.clone(), dialler: self.slot.dialler(), life, gone: self.gone.clone() }
+        Guest {
+            envd: self.envd.clone(),
+            dialler: self.slot.dialler(),
+            life,
+            gauges: self.gauges.clone(),
+            gone: self.gone.clone(),
+        }
     }
 
     /// Lets it run and tells its guest who it is. Nothing of the user's runs in the guest before that.
@@ -242,8 +252,9 @@ impl Vm {
         Ok(())
     }
 
-    async fn apply_policy(&mut self, record: &Record) -> Result<(), Failure> {
-        let policy = network::Policy { allow_internet: record.allow_internet, ..Default::default() };
+    /// What the record says it may reach is in force on return, for flows that exist as well.
+    pub async fn apply_policy(&mut self, record: &Record) -> Result<(), Failure> {
+        let policy = record.egress.policy();
         if *self.slot.policy() == policy {
             return Ok(());
         }

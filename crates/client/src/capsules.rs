@@ -4,7 +4,8 @@ use crate::error::Error;
 use crate::http::Client;
 use crate::limits;
 use model::CapsuleId;
-use model::rest::{Capsule, CreateCapsule, ForkCapsule, Forked};
+use model::metrics::Range;
+use model::rest::{Capsule, CreateCapsule, ForkCapsule, Forked, Metrics, Network};
 use reqwest::Method;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,17 @@ impl Client {
     /// Makes clones of it while it runs on. Answers when all of them run or have failed.
     pub async fn fork(&self, id: CapsuleId, fork: &ForkCapsule) -> Result<Vec<Forked>, Error> {
         self.fetch(self.request(Method::POST, &["capsules", &id.to_string(), "fork"]).json(fork)).await
+    }
+
+    /// Replaces what it may reach, for connections that exist as well.
+    pub async fn set_network(&self, id: CapsuleId, network: &Network) -> Result<Capsule, Error> {
+        self.fetch(self.request(Method::PUT, &["capsules", &id.to_string(), "network"]).json(network)).await
+    }
+
+    /// What it used, also while it is paused.
+    pub async fn metrics(&self, id: CapsuleId, range: Range) -> Result<Metrics, Error> {
+        let path = ["capsules", &id.to_string(), "metrics"];
+        self.fetch(self.request_with(Method::GET, &path, &[("range", range.as_str())])).await
     }
 
     /// Counts as activity, so that the capsule is not paused.

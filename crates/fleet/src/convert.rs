@@ -2,8 +2,9 @@
 
 use hostlink::SandboxEvent;
 use lifecycle::server::{Event, Seen};
+use model::egress::Block;
 use model::lifetime::AtEnd;
-use model::{Capacity, Capsule, EndReason, Lifetime};
+use model::{Capacity, Capsule, Egress, EndReason, Lifetime};
 use proto::hostagent::v1 as wire;
 use proto::hostagent::v1::lifetime::{Action, Rule};
 use store::{Facts, HostReport};
@@ -35,6 +36,26 @@ pub(crate) fn read_lifetime(lifetime: &wire::Lifetime) -> Option<Lifetime> {
     }
 }
 
+pub(crate) fn egress(egress: &Egress) -> wire::Egress {
+    let texts = |blocks: &[Block]| blocks.iter().map(ToString::to_string).collect();
+    wire::Egress {
+        allow_internet: egress.allow_internet,
+        allow: texts(&egress.allow_out),
+        deny: texts(&egress.deny_out),
+        ..Default::default()
+    }
+}
+
+/// What an agent says a capsule may reach; `None` when it says nothing sensible.
+pub(crate) fn read_egress(egress: &wire::Egress) -> Option<Egress> {
+    let blocks = |texts: &[String]| texts.iter().map(|text| text.parse().ok()).collect::<Option<Vec<Block>>>();
+    Some(Egress {
+        allow_internet: egress.allow_internet,
+        allow_out: blocks(&egress.allow)?,
+        deny_out: blocks(&egress.deny)?,
+    })
+}
+
 pub(crate) fn create_request(capsule: &Capsule, snapshot: Option<Uuid>) -> wire::CreateSandboxRequest {
     let surroundings = &capsule.surroundings;
     let identity = wire::Identity {
@@ -52,7 +73,7 @@ pub(crate) fn create_request(capsule: &Capsule, snapshot: Option<Uuid>) -> wire:
         disk_size_mb: capsule.size.disk_mb,
         lifetime: Some(lifetime(capsule.lifetime)).into(),
         identity: Some(identity).into(),
-        allow_internet_access: !surroundings.offline,
+        egress: Some(egress(&surroundings.egress)).into(),
         snapshot_id: snapshot.map(|id| id.to_string()).unwrap_or_default(),
         ..Default::default()
     }
@@ -120,5 +141,15 @@ mod tests {
             assert_eq!(read_lifetime(&lifetime(rule)), Some(rule));
         }
         assert_eq!(read_lifetime(&wire::Lifetime::default()), None);
+    }
+
+    #[test]
+    fn egress_round_trips() {
+        let list = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let (allow_out, deny_out) = (list(&["1.2.3.4", "10.0.0.0/8"]), list(&["0.0.0.0/0"]));
+        for rule in [Egress::default(), Egress { allow_internet: false, allow_out, deny_out }] {
+            assert_eq!(read_egress(&egress(&rule)), Some(rule));
+        }
+        assert_eq!(read_egress(&wire::Egress { deny: vec!["x".to_owned()], ..Default::default() }), None);
     }
 }

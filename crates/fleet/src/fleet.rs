@@ -99,7 +99,7 @@ impl Fleet {
             snapshot: (!hosts.is_empty()).then(|| template.id.uuid()),
             size,
             lifetime: request.lifetime,
-            surroundings: Surroundings { default_user, default_workdir, envs, offline: !request.allow_internet },
+            surroundings: Surroundings { default_user, default_workdir, envs, egress: request.egress },
             access_token: random_token(),
             metadata: request.metadata,
         };

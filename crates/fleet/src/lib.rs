@@ -12,11 +12,13 @@
 mod apply;
 mod coalesce;
 mod convert;
+mod egress;
 mod fleet;
 mod fork;
 mod guest;
 mod hosts;
 mod lifetime;
+mod metrics;
 mod operation;
 mod reconcile;
 mod request;

@@ -136,6 +136,7 @@ async fn resume(link: &AgentLink, capsule: &Capsule, discard_memory: bool) -> Tr
         sandbox_id: capsule.id.to_string(),
         lifetime: Some(convert::lifetime(capsule.lifetime)).into(),
         discard_memory,
+        egress: Some(convert::egress(&capsule.surroundings.egress)).into(),
         ..Default::default()
     };
     match link.rpc().resume_sandbox_with_options(request, within(START_CALL)).await {

@@ -97,6 +97,13 @@ impl Fleet {
                 tracing::warn!(capsule = %capsule.id, %error, "cannot tell a host a lifetime");
             }
         }
+        let theirs = sandbox.egress.as_option().and_then(convert::read_egress);
+        if capsule.status == CapsuleStatus::Running
+            && theirs.is_some_and(|theirs| theirs != capsule.surroundings.egress)
+            && let Err(error) = self.tell_egress(&capsule).await
+        {
+            tracing::warn!(capsule = %capsule.id, %error, "cannot tell a host what a capsule may reach");
+        }
         let change = Change { facts: Some(convert::facts(sandbox)), ..Change::default() };
         self.apply(&capsule, &event, None, change).await?;
         Ok(())

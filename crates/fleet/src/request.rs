@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use hostlink::AgentLink;
-use model::{Capsule, CapsuleId, CapsuleStatus, Error, HostId, Lifetime, Secret};
+use model::{Capsule, CapsuleId, CapsuleStatus, Egress, Error, HostId, Lifetime, Secret};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -26,8 +26,8 @@ pub struct Create {
     pub envs: BTreeMap<String, String>,
     /// Whose habits it follows.
     pub surface: Surface,
-    /// Whether it reaches the outside world.
-    pub allow_internet: bool,
+    /// What it may reach.
+    pub egress: Egress,
 }
 
 /// Through which API a capsule is made; it decides the default user.

@@ -1,4 +1,4 @@
-//! The daemon's control routes: health, configuration after a start, quiescence before a snapshot.
+//! The daemon's control routes: health, memory, configuration after a start, quiescence before a snapshot.
 
 use crate::{Envd, HEAD_LIMIT, PREPARE_LIMIT, TOKEN_HEADER};
 use bytes::Bytes;
@@ -72,6 +72,17 @@ struct Daemon {
     key: String,
 }
 
+/// What a guest says it uses of its memory, in bytes. It may say anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Memory {
+    /// In use, page cache apart.
+    #[serde(rename = "mem_used")]
+    pub used: u64,
+    /// Page cache.
+    #[serde(rename = "mem_cache")]
+    pub cache: u64,
+}
+
 #[derive(Deserialize)]
 struct Health {
     version: String,
@@ -86,6 +97,15 @@ impl Envd {
         }
         let health: Health = serde_json::from_slice(&body).map_err(|_| InitError::Invalid)?;
         Ok(health.version.chars().filter(|c| c.is_ascii_alphanumeric() || ".-+".contains(*c)).take(32).collect())
+    }
+
+    /// What the guest uses of its memory.
+    pub async fn memory(&self, limit: Duration) -> Result<Memory, InitError> {
+        let (status, body) = self.control(Method::GET, "/metrics", Bytes::new(), limit).await?;
+        if status != StatusCode::OK {
+            return Err(InitError::Refused(status));
+        }
+        serde_json::from_slice(&body).map_err(|_| InitError::Invalid)
     }
 
     /// Configures the guest after a start.

@@ -10,7 +10,7 @@ mod files;
 mod init;
 
 pub use files::FileError;
-pub use init::{Init, InitError};
+pub use init::{Init, InitError, Memory};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -1,5 +1,6 @@
 //! What the control plane remembers of a capsule and of a template.
 
+use crate::egress::Egress;
 use crate::ids::{CapsuleId, HostId, TeamId, TemplateId};
 use crate::lifetime::Lifetime;
 use crate::rest;
@@ -62,7 +63,7 @@ pub struct Size {
     pub disk_mb: u32,
 }
 
-/// What a guest is told about itself.
+/// What a guest is told about itself, and what is around it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Surroundings {
     /// User of calls that name none.
@@ -71,8 +72,8 @@ pub struct Surroundings {
     pub default_workdir: String,
     /// Environment of every command.
     pub envs: BTreeMap<String, String>,
-    /// No traffic to the outside world.
-    pub offline: bool,
+    /// What it may reach.
+    pub egress: Egress,
 }
 
 impl Capsule {
@@ -98,6 +99,7 @@ impl Capsule {
             started_at: self.started_at,
             last_active_at: self.last_active_at,
             reason: self.reason.clone(),
+            network: self.surroundings.egress.clone(),
             metadata,
         }
     }

@@ -6,16 +6,19 @@
 
 pub mod capsule;
 pub mod check;
+pub mod egress;
 pub mod error;
 pub mod host;
 pub mod ids;
 pub mod lifetime;
 pub mod limits;
+pub mod metrics;
 pub mod rest;
 pub mod secret;
 pub mod status;
 
 pub use capsule::{Capsule, Size, Surroundings, Template};
+pub use egress::Egress;
 pub use error::{Code, Error};
 pub use host::{Capacity, Host, HostStatus};
 pub use ids::{CapsuleId, HostId, KeyId, TeamId, TemplateId, UserId};

@@ -30,6 +30,9 @@ pub const METADATA_BYTES_MAX: usize = 1_024;
 /// Environment of a capsule or a command: most variables.
 pub const ENVS_MAX: usize = 1_024;
 
+/// Address blocks in each list of what a capsule may reach.
+pub const EGRESS_BLOCKS_MAX: usize = 256;
+
 /// Largest JSON request body.
 pub const JSON_BODY_BYTES_MAX: usize = 1 << 20;
 /// Largest body of `files/write`, which Wrenn clients expect to be refused above it.
@@ -40,6 +43,9 @@ pub const EXEC_OUTPUT_BYTES_MAX: usize = 16 << 20;
 pub const EXEC_TIMEOUT_S_DEFAULT: u32 = 30;
 /// Longest foreground exec.
 pub const EXEC_TIMEOUT_S_MAX: u32 = 24 * 3600;
+
+/// Sandboxes whose newest metrics one request may ask for.
+pub const METRICS_SANDBOXES_MAX: usize = 100;
 
 /// How long calls to a starting or resuming capsule are held.
 pub const HOLD: Duration = Duration::from_secs(30);

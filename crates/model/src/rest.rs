@@ -1,7 +1,9 @@
 //! Bodies of the REST API, shared by server and client.
 
-use crate::error::Code;
+use crate::egress::Egress;
+use crate::error::{Code, Error};
 use crate::ids::{CapsuleId, TemplateId};
+use crate::metrics::Range;
 use crate::status::{CapsuleStatus, EndReason};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,9 @@ pub struct Capsule {
     /// Why it stopped running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<EndReason>,
+    /// What it may reach.
+    #[serde(default, skip_serializing_if = "Egress::is_default")]
+    pub network: Egress,
     /// User labels and the versions it runs on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -66,6 +71,32 @@ pub struct CreateCapsule {
     /// Environment of every command.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
+    /// What it may reach; absent = the Internet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+/// `PUT /v1/capsules/{id}/network`: replaces all that was said before, so a field that is not known is an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Whether addresses in neither list are reached, private ones apart; absent = they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_internet: Option<bool>,
+    /// IPv4 addresses and blocks that are reached whatever `deny_out` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_out: Vec<String>,
+    /// Those that are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_out: Vec<String>,
+}
+
+impl Network {
+    /// What it asks for.
+    pub fn parse(&self) -> Result<Egress, Error> {
+        let (allow, deny) = (("allow_out", self.allow_out.as_slice()), ("deny_out", self.deny_out.as_slice()));
+        Egress::parse(self.allow_internet.unwrap_or(true), allow, deny)
+    }
 }
 
 /// `POST /v1/capsules/{id}/fork`.
@@ -136,6 +167,42 @@ pub struct SaveTemplate {
     /// `false` = keep the disk only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<bool>,
+}
+
+/// Answer of `GET /v1/capsules/{id}/metrics`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The capsule.
+    pub sandbox_id: CapsuleId,
+    /// As asked.
+    pub range: Range,
+    /// Oldest first. There are none of the time in which it did not run.
+    pub points: Vec<MetricPoint>,
+}
+
+/// What a capsule used at one time, or on average since the point before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MetricPoint {
+    /// Unix time in whole seconds: several points may share one.
+    pub timestamp_unix: u64,
+    /// Unix time in milliseconds, no two points the same.
+    pub timestamp_ms: u64,
+    /// Processor time; 100 = all vCPUs all the time.
+    pub cpu_pct: f64,
+    /// What its VM occupies of its host's memory: all the guest has touched, what it freed since among it, and the VMM.
+    pub mem_bytes: u64,
+    /// What its root disk occupies, the template's part included.
+    pub disk_bytes: u64,
+    /// Sent through its network card since it was created.
+    pub net_sent_bytes: u64,
+    /// Received, likewise.
+    pub net_received_bytes: u64,
+    /// Memory in use, page cache apart, as the guest says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_mem_used_bytes: Option<u64>,
+    /// Page cache, as the guest says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_mem_cache_bytes: Option<u64>,
 }
 
 /// `POST /v1/capsules/{id}/exec`.

@@ -30,13 +30,14 @@ pub(crate) const PRIVATE: [Cidr; 6] = [
 ];
 
 /// What a guest may reach. `allow` goes before `deny`, both before `allow_internet`. Private ranges need an entry in
-/// `allow`; the host itself, other capsules, link-local and metadata addresses cannot be opened.
+/// `allow` that lies within one: a larger block, all addresses for instance, does not open them. The host itself, other
+/// capsules, link-local and metadata addresses cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Whether addresses in neither list are reached, private ones apart. Without this and without an `allow` entry
     /// no names are resolved either: queries carry data out.
     pub allow_internet: bool,
-    /// Blocks that are reached whatever else is said. At most 256.
+    /// Blocks that are reached whatever `deny` says. At most 256.
     pub allow: Vec<Cidr>,
     /// Blocks that are not reached. At most 256.
     pub deny: Vec<Cidr>,
@@ -83,6 +84,11 @@ impl Policy {
     pub(crate) fn resolves_names(&self) -> bool {
         self.allow_internet || !self.allow.is_empty()
     }
+}
+
+/// Whether it lies within a private range.
+pub(crate) fn is_private(block: Cidr) -> bool {
+    PRIVATE.iter().any(|private| private.contains(&block))
 }
 
 /// The blocks that no other block of the list contains. An interval set refuses overlaps.

@@ -14,7 +14,7 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 use crate::address::{Cidr, GATEWAY_ADDRESS, GUEST_ADDRESS, METADATA_ADDRESS, TAP, UPLINK};
 use crate::instance::{ANY_VETH, InstanceId};
 use crate::limits;
-use crate::policy::{NEVER, PRIVATE, Policy, outermost};
+use crate::policy::{NEVER, PRIVATE, Policy, is_private, outermost};
 
 /// Name of the table inside namespaces.
 const INSIDE: &str = "wrenn";
@@ -62,7 +62,9 @@ pub(crate) fn without_host(instance: &InstanceId) -> Nftables<'static> {
 /// among them, reach nothing but the guest.
 pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
     let mut table = Builder::replace(INSIDE.to_owned());
-    table.set("allow", &outermost(&policy.allow));
+    let (private, public): (Vec<_>, Vec<_>) = policy.allow.iter().copied().partition(|block| is_private(*block));
+    table.set("private", &outermost(&private));
+    table.set("allow", &outermost(&public));
     table.set("deny", &outermost(&policy.deny));
     // A chain has to be there before a rule goes to it.
     refuse(&mut table);
@@ -107,9 +109,10 @@ fn judge(
 ) {
     let leads = |to: Expression<'static>| like(destination.clone(), to);
     table.rule(chain, vec![leads(blocks(&NEVER)), no.clone()]);
+    table.rule(chain, vec![leads(text("@private")), ACCEPT]);
+    table.rule(chain, vec![leads(blocks(&PRIVATE)), no.clone()]);
     table.rule(chain, vec![leads(text("@allow")), ACCEPT]);
     table.rule(chain, vec![leads(text("@deny")), no.clone()]);
-    table.rule(chain, vec![leads(blocks(&PRIVATE)), no.clone()]);
     table.rule(chain, vec![if policy.allow_internet { ACCEPT } else { no }]);
 }
 

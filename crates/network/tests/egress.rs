@@ -114,7 +114,9 @@ fn policies_open_and_close_while_running() {
             (true, blocks(&[]), blocks(&["9.0.0.0/8"]), [false, true, false]),
             (true, blocks(&["9.9.9.9"]), blocks(&["9.0.0.0/8", "203.0.113.0/24"]), [true, false, false]),
             (false, blocks(&[]), blocks(&[]), [false, false, false]),
-            (false, blocks(&["0.0.0.0/0"]), blocks(&[]), [true, true, true]),
+            (false, blocks(&["0.0.0.0/0"]), blocks(&[]), [true, true, false]),
+            (false, blocks(&["8.0.0.0/5"]), blocks(&[]), [true, false, false]),
+            (false, blocks(&["0.0.0.0/0", "10.0.0.0/8"]), blocks(&["0.0.0.0/0"]), [true, true, true]),
         ];
         for (allow_internet, allow, deny, expected) in cases {
             slot.set_policy(Policy { allow_internet, allow, deny }).await.unwrap();

@@ -6,7 +6,8 @@ use crate::open::Store;
 use crate::time::whole;
 use chrono::{DateTime, Utc};
 use model::{
-    Capsule, CapsuleId, CapsuleStatus, EndReason, HostId, Lifetime, Secret, Size, Surroundings, TeamId, TemplateId,
+    Capsule, CapsuleId, CapsuleStatus, Egress, EndReason, HostId, Lifetime, Secret, Size, Surroundings, TeamId,
+    TemplateId,
 };
 use sea_orm::sea_query::{Expr, ExprTrait, extension::postgres::PgExpr};
 use sea_orm::{
@@ -20,6 +21,9 @@ use uuid::Uuid;
 /// Field names under which secrets are sealed.
 pub(crate) const ACCESS_TOKEN: &str = "sandboxes.access_token";
 pub(crate) const ENVS: &str = "sandboxes.envs";
+/// Names of lists in errors.
+pub(crate) const ALLOW_OUT: &str = "allow_out";
+pub(crate) const DENY_OUT: &str = "deny_out";
 
 /// Which capsules to read.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +101,19 @@ impl Store {
         Ok(Some(capsule))
     }
 
+    /// Replaces what a capsule may reach. Answers what then holds, or nothing when there is no such capsule.
+    pub async fn change_egress(&self, id: CapsuleId, egress: &Egress) -> Result<Option<Capsule>, StoreError> {
+        use sandbox::Column;
+        let rows = sandbox::Entity::update_many()
+            .col_expr(Column::Offline, Expr::value(!egress.allow_internet))
+            .col_expr(Column::AllowOut, Expr::value(json(ALLOW_OUT, &egress.allow_out)?))
+            .col_expr(Column::DenyOut, Expr::value(json(DENY_OUT, &egress.deny_out)?))
+            .filter(Column::Id.eq(id.uuid()))
+            .exec_with_returning(self.db())
+            .await?;
+        rows.into_iter().next().map(|row| self.read_capsule(row)).transpose()
+    }
+
     /// Notes activity. It never goes back.
     pub async fn touch_capsule(&self, id: CapsuleId, at: DateTime<Utc>) -> Result<(), StoreError> {
         let at = whole(at);
@@ -130,7 +147,11 @@ impl Store {
                 default_user: row.default_user,
                 default_workdir: row.default_workdir,
                 envs: envs.map_err(|error| unreadable(ENVS, error))?,
-                offline: row.offline,
+                egress: Egress {
+                    allow_internet: !row.offline,
+                    allow_out: typed(ALLOW_OUT, row.allow_out)?,
+                    deny_out: typed(DENY_OUT, row.deny_out)?,
+                },
             },
             access_token: Secret::new(token.map_err(|error| unreadable(ACCESS_TOKEN, error))?),
             metadata: typed("metadata", row.metadata)?,

@@ -1,6 +1,6 @@
 //! Changes of a capsule's status: on condition, and together with their event and operation.
 
-use crate::capsules::{ACCESS_TOKEN, ENVS, json, live_of, signed};
+use crate::capsules::{ACCESS_TOKEN, ALLOW_OUT, DENY_OUT, ENVS, json, live_of, signed};
 use crate::entity::{host, sandbox};
 use crate::error::StoreError;
 use crate::load::{self, HostLoad};
@@ -178,7 +178,9 @@ impl Store {
             default_user: Set(new.surroundings.default_user),
             default_workdir: Set(new.surroundings.default_workdir),
             envs: Set(self.seal().seal(ENVS, id, envs.as_bytes())),
-            offline: Set(new.surroundings.offline),
+            offline: Set(!new.surroundings.egress.allow_internet),
+            allow_out: Set(json(ALLOW_OUT, &new.surroundings.egress.allow_out)?),
+            deny_out: Set(json(DENY_OUT, &new.surroundings.egress.deny_out)?),
             access_token: Set(self.seal().seal(ACCESS_TOKEN, id, new.access_token.expose().as_bytes())),
             metadata: Set(json("metadata", &new.metadata)?),
             versions: Set(serde_json::json!({})),

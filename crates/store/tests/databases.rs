@@ -6,10 +6,11 @@ mod support;
 use bus::Outbox;
 use chrono::{TimeDelta, Utc};
 use lifecycle::server::Operation;
+use model::egress::Block;
 use model::lifetime::AtEnd;
 use model::{
-    Capacity, Capsule, CapsuleId, CapsuleStatus, EndReason, HostId, Lifetime, Secret, Size, Surroundings, TeamId,
-    TemplateId, UserId,
+    Capacity, Capsule, CapsuleId, CapsuleStatus, Egress, EndReason, HostId, Lifetime, Secret, Size, Surroundings,
+    TeamId, TemplateId, UserId,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
@@ -108,7 +109,11 @@ async fn new(store: &Store, team: TeamId) -> NewCapsule {
             default_user: "user".to_owned(),
             default_workdir: "/home/user".to_owned(),
             envs: BTreeMap::from([("A".to_owned(), "env-secret".to_owned())]),
-            offline: true,
+            egress: Egress {
+                allow_internet: false,
+                allow_out: vec!["1.2.3.0/24".parse().unwrap()],
+                deny_out: vec![Block::ALL],
+            },
         },
         access_token: Secret::new("tok-secret"),
         metadata: BTreeMap::from([("owner".to_owned(), "näöb\"o".to_owned())]),
@@ -152,6 +157,12 @@ async fn a_capsule_reads_as_it_was_written(store: Store) {
     assert_eq!((written.status, written.revision), (CapsuleStatus::Starting, 0));
     assert_eq!((pending.task, pending.revision, pending.attempt), (Task::Create { snapshot: Some(SNAPSHOT) }, 0, 0));
     assert_eq!(store.operation(written.id).await.unwrap(), Some(pending));
+
+    let open = Egress { deny_out: vec!["8.8.8.8".parse().unwrap()], ..Egress::default() };
+    let changed = store.change_egress(written.id, &open).await.unwrap().unwrap();
+    let surroundings = Surroundings { egress: open.clone(), ..new.surroundings };
+    assert_eq!((&changed.surroundings, changed.revision), (&surroundings, 0));
+    assert_eq!(store.change_egress(CapsuleId::random(), &open).await.unwrap(), None);
 
     let facts =
         Facts { isolation: "qemu-tcg".to_owned(), versions: BTreeMap::from([("v".to_owned(), "1".to_owned())]) };

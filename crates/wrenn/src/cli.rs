@@ -3,6 +3,9 @@
 use crate::up::platform::LISTEN;
 use clap::{Args, Parser, Subcommand};
 use model::CapsuleId;
+use model::egress::Block;
+use model::metrics::Range;
+use model::rest::Network;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -132,6 +135,10 @@ pub enum CapsuleCommand {
     List,
     /// Show one capsule
     Get(IdArg),
+    /// Show or replace what a capsule may reach; connections it may not have any longer are cut
+    Network(NetworkArgs),
+    /// Show what a capsule used
+    Metrics(MetricsArgs),
     /// Run a command and pass on its output and exit code
     Exec(ExecArgs),
     /// Copy a file into or out of a capsule
@@ -177,9 +184,57 @@ pub struct CreateArgs {
     /// Environment of every command; may be given several times
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = key_value)]
     pub env: Vec<(String, String)>,
+    #[command(flatten)]
+    pub egress: EgressArgs,
     /// Do not wait until it runs
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// What a capsule may reach.
+#[derive(Debug, Args)]
+pub struct EgressArgs {
+    /// Reach nothing but what --allow-out names
+    #[arg(long)]
+    pub no_internet: bool,
+    /// IPv4 address or block to reach whatever --deny-out says; may be given several times
+    #[arg(long, value_name = "BLOCK", value_parser = block)]
+    pub allow_out: Vec<String>,
+    /// IPv4 address or block not to reach; may be given several times
+    #[arg(long, value_name = "BLOCK", value_parser = block)]
+    pub deny_out: Vec<String>,
+}
+
+impl EgressArgs {
+    /// As the API takes it; none when nothing was said.
+    pub fn network(self) -> Option<Network> {
+        let network = Network {
+            allow_internet: self.no_internet.then_some(false),
+            allow_out: self.allow_out,
+            deny_out: self.deny_out,
+        };
+        (network != Network::default()).then_some(network)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkArgs {
+    #[command(flatten)]
+    pub capsule: IdArg,
+    #[command(flatten)]
+    pub egress: EgressArgs,
+    /// Back to the Internet and nothing else
+    #[arg(long, conflicts_with_all = ["no_internet", "allow_out", "deny_out"])]
+    pub reset: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MetricsArgs {
+    #[command(flatten)]
+    pub capsule: IdArg,
+    /// How far back: 5m, 10m, 1h, 2h, 6h, 12h or 24h
+    #[arg(long, value_name = "RANGE", default_value_t = Range::default())]
+    pub range: Range,
 }
 
 #[derive(Debug, Args)]
@@ -281,6 +336,11 @@ pub struct ForkArgs {
 /// Reads an id as the API and as host names spell it.
 pub fn capsule_id(text: &str) -> Result<CapsuleId, String> {
     CapsuleId::parse_lenient(text).map_err(|error| error.to_string())
+}
+
+/// Only checked here: the API takes texts.
+fn block(text: &str) -> Result<String, String> {
+    text.parse::<Block>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -28,7 +28,7 @@ const ID: &str = "cl-0000000000000000000000001";
 #[test]
 fn command_lines_that_are_wrong() -> io::Result<()> {
     let dir = tempfile::tempdir()?;
-    let rows: [&[&str]; 8] = [
+    let rows: [&[&str]; 11] = [
         &["fly"],
         &["capsule", "get", "cl-1"],
         &["capsule", "rm"],
@@ -36,6 +36,9 @@ fn command_lines_that_are_wrong() -> io::Result<()> {
         &["capsule", "exec", "--timeout", "0", ID, "true"],
         &["capsule", "exec", "--tag", "x", ID, "true"],
         &["capsule", "create", "--env", "=x"],
+        &["capsule", "create", "--deny-out", "example.com"],
+        &["capsule", "network", ID, "--reset", "--no-internet"],
+        &["capsule", "metrics", ID, "--range", "3m"],
         &["up", "--listen", "here"],
     ];
     let all = rows.iter().map(|args| transcript(dir.path(), args, &[])).collect::<io::Result<Vec<_>>>()?;

@@ -4,11 +4,13 @@ use super::missing;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::laps::Laps;
-use crate::record::Class;
+use crate::metrics::Point;
+use crate::record::{Class, Egress};
 use crate::shared::View;
 use connectrpc::ConnectError;
 use model::lifetime::AtEnd;
 use model::{CapsuleId, Lifetime, limits};
+use network::{Cidr, Policy};
 use proto::hostagent::v1 as wire;
 use std::time::Duration;
 use uuid::Uuid;
@@ -65,6 +67,29 @@ fn wire_lifetime(lifetime: Lifetime) -> wire::Lifetime {
     wire::Lifetime { rule: Some(rule), action: action.into(), ..Default::default() }
 }
 
+/// What a capsule may reach, where that is said.
+pub fn egress(field: Option<&wire::Egress>) -> Result<Option<Egress>, Failure> {
+    let Some(field) = field else { return Ok(None) };
+    let blocks = |texts: &[String]| {
+        let parsed: Result<Vec<Cidr>, _> = texts.iter().map(|text| text.parse()).collect();
+        parsed.map_err(|error| Failure::Invalid(error.to_string()))
+    };
+    let policy =
+        Policy { allow_internet: field.allow_internet, allow: blocks(&field.allow)?, deny: blocks(&field.deny)? };
+    policy.check().map_err(|error| Failure::Invalid(error.to_string()))?;
+    Ok(Some(policy.into()))
+}
+
+fn wire_egress(egress: &Egress) -> wire::Egress {
+    let texts = |blocks: &[Cidr]| blocks.iter().map(ToString::to_string).collect();
+    wire::Egress {
+        allow_internet: egress.allow_internet,
+        allow: texts(&egress.allow_out),
+        deny: texts(&egress.deny_out),
+        ..Default::default()
+    }
+}
+
 /// A capsule of which nothing but the id is known. Its status is none that anybody acts upon.
 pub fn damaged(id: CapsuleId) -> wire::Sandbox {
     wire::Sandbox { sandbox_id: id.to_string(), status: "unknown".to_owned(), ..Default::default() }
@@ -84,9 +109,26 @@ pub fn sandbox(host: &Host, view: &View, last_active_unix_ms: u64) -> wire::Sand
         created_unix_ms: record.created_unix_ms,
         last_active_unix_ms,
         lifetime: wire_lifetime(record.lifetime).into(),
+        egress: wire_egress(&record.egress).into(),
         versions: record.versions.clone().into_iter().collect(),
         access_token: record.identity.access_token.clone(),
         reason: record.reason.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// What a capsule used.
+#[expect(clippy::cast_precision_loss)] // at most 10,000
+pub fn point(point: &Point) -> wire::MetricPoint {
+    wire::MetricPoint {
+        unix_ms: point.unix_ms,
+        cpu_pct: point.cpu_bp as f64 / 100.0,
+        mem_bytes: point.memory_bytes,
+        disk_bytes: point.disk_bytes,
+        net_sent_bytes: point.sent_bytes,
+        net_received_bytes: point.received_bytes,
+        guest_mem_used_bytes: point.guest.map(|guest| guest.used),
+        guest_mem_cache_bytes: point.guest.map(|guest| guest.cache),
         ..Default::default()
     }
 }

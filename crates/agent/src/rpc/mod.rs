@@ -3,7 +3,7 @@
 mod convert;
 mod relay;
 
-use crate::actor;
+use crate::actor::{self, How};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations;
@@ -19,6 +19,7 @@ use convert::{class, identifier, lifetime, sandbox, snapshot, target};
 use guestlink::{options, timed_options};
 use lifecycle::agent::Command;
 use model::CapsuleId;
+use network::Policy;
 use proto::hostagent::v1 as wire;
 use proto::{filesystem, process};
 use std::sync::Arc;
@@ -40,7 +41,7 @@ impl Service {
 
     async fn command(&self, id: &str, command: Command) -> Result<wire::Sandbox, Failure> {
         let handle = self.registry.get(identifier(id)?)?;
-        let view = handle.ask(command, None, false).await?;
+        let view = handle.ask(command, How::default()).await?;
         Ok(sandbox(&self.host, &view, handle.shared.last_active_ms()))
     }
 
@@ -75,7 +76,7 @@ impl Service {
                 envs: told.envs.into_iter().collect(),
                 access_token,
             },
-            allow_internet: request.allow_internet_access,
+            egress: convert::egress(request.egress.as_option())?.unwrap_or_else(|| Policy::default().into()),
             created_unix_ms: now_ms(),
             versions: self.host.versions(),
             reason: None,
@@ -108,7 +109,8 @@ impl wire::HostAgentService for Service {
         request: ServiceRequest<'_, wire::PauseSandboxRequest>,
     ) -> ServiceResult<wire::PauseSandboxResponse> {
         let handle = self.registry.get(identifier(request.sandbox_id)?)?;
-        let view = handle.ask(Command::Pause, None, request.discard_memory).await?;
+        let how = How { discard_memory: request.discard_memory, ..How::default() };
+        let view = handle.ask(Command::Pause, how).await?;
         let sandbox = sandbox(&self.host, &view, handle.shared.last_active_ms());
         Response::ok(wire::PauseSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
     }
@@ -120,8 +122,12 @@ impl wire::HostAgentService for Service {
     ) -> ServiceResult<wire::ResumeSandboxResponse> {
         let request = request.to_owned_message();
         let handle = self.registry.get(identifier(&request.sandbox_id)?)?;
-        let new_lifetime = request.lifetime.as_option().map(|wish| lifetime(Some(wish)));
-        let view = handle.ask(Command::Resume, new_lifetime, request.discard_memory).await?;
+        let how = How {
+            lifetime: request.lifetime.as_option().map(|wish| lifetime(Some(wish))),
+            egress: convert::egress(request.egress.as_option())?,
+            discard_memory: request.discard_memory,
+        };
+        let view = handle.ask(Command::Resume, how).await?;
         let sandbox = sandbox(&self.host, &view, handle.shared.last_active_ms());
         Response::ok(wire::ResumeSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
     }
@@ -193,6 +199,31 @@ impl wire::HostAgentService for Service {
         let handle = self.registry.get(identifier(&request.sandbox_id)?)?;
         handle.set_lifetime(lifetime(request.lifetime.as_option())).await?;
         Response::ok(wire::SetLifetimeResponse::default())
+    }
+
+    async fn set_egress(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SetEgressRequest>,
+    ) -> ServiceResult<wire::SetEgressResponse> {
+        let request = request.to_owned_message();
+        let handle = self.registry.get(identifier(&request.sandbox_id)?)?;
+        let egress = convert::egress(request.egress.as_option())?.ok_or_else(|| missing("egress"))?;
+        handle.set_egress(egress).await?;
+        Response::ok(wire::SetEgressResponse::default())
+    }
+
+    async fn get_sandbox_metrics(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::GetSandboxMetricsRequest>,
+    ) -> ServiceResult<wire::GetSandboxMetricsResponse> {
+        let id = identifier(request.sandbox_id)?;
+        self.registry.get(id)?;
+        let window = Duration::from_millis(request.window_ms);
+        let points = self.host.metrics.points(&self.host.records, id, window).await;
+        let points = points.iter().map(convert::point).collect();
+        Response::ok(wire::GetSandboxMetricsResponse { points, ..Default::default() })
     }
 
     async fn start_process(

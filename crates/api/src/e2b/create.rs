@@ -1,5 +1,6 @@
 //! `POST /sandboxes` and `POST /v2/sandboxes`: answer when it runs.
 
+use super::network::Network;
 use super::shapes::{Sandbox, until};
 use crate::auth::Caller;
 use crate::body::json;
@@ -46,7 +47,7 @@ struct NewSandbox {
     auto_resume: Option<AutoResume>,
     #[serde(rename = "allow_internet_access")]
     allow_internet_access: Option<bool>,
-    network: Option<BTreeMap<String, Value>>,
+    network: Option<Network>,
     volume_mounts: Option<Vec<Value>>,
     iam: Option<Value>,
 }
@@ -99,21 +100,14 @@ fn parse(asked: NewSandbox, timeout_s: u32, at_end: AtEnd) -> Result<Create, Err
         metadata,
         envs,
         surface: Surface::E2b,
-        allow_internet: asked.allow_internet_access.unwrap_or(true),
+        egress: asked.network.unwrap_or_default().parse("network.", asked.allow_internet_access)?,
     })
 }
 
 fn supported(asked: &NewSandbox) -> Result<(), Error> {
-    let network = |(key, value): (&String, &Value)| match (key.as_str(), value) {
-        ("allowPublicTraffic", Value::Bool(true)) | (_, Value::Null) => false,
-        (_, Value::Array(rules)) => !rules.is_empty(),
-        (_, Value::Object(rules)) => !rules.is_empty(),
-        _ => true,
-    };
     let refused = [
         ("autoPauseMemory", asked.auto_pause_memory == Some(false)),
         ("autoResume", asked.auto_resume.as_ref().is_some_and(|auto| auto.enabled)),
-        ("network", asked.network.as_ref().is_some_and(|rules| rules.iter().any(network))),
         ("volumeMounts", asked.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
         ("iam", asked.iam.as_ref().is_some_and(|iam| !iam.is_null())),
     ];

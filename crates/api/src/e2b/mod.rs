@@ -4,6 +4,8 @@ mod create;
 mod fork;
 mod lifetime;
 mod list;
+mod metrics;
+mod network;
 mod sandbox;
 mod shapes;
 mod snapshots;
@@ -16,6 +18,8 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(create::routes())
         .merge(list::routes())
         .merge(sandbox::routes())
+        .merge(metrics::routes())
+        .merge(network::routes())
         .merge(lifetime::routes())
         .merge(fork::routes())
         .merge(snapshots::routes())

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 pub(crate) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/sandboxes/{id}", get(look).delete(kill))
-        .route("/sandboxes/{id}/metrics", get(metrics))
         .route("/sandboxes/{id}/logs", get(logs))
         .route("/v2/sandboxes/{id}/logs", get(logs_v2))
 }
@@ -42,16 +41,6 @@ async fn kill(State(state): State<ApiState>, caller: Caller, SandboxId(id): Sand
     }
     end(&state, caller.team, id).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Nothing is sampled yet; clients take an empty list.
-async fn metrics(
-    State(state): State<ApiState>,
-    caller: Caller,
-    SandboxId(id): SandboxId,
-) -> Result<Json<[(); 0]>, Failure> {
-    live(&state, caller.team, id).await?;
-    Ok(Json([]))
 }
 
 async fn logs(State(state): State<ApiState>, caller: Caller, SandboxId(id): SandboxId) -> Result<Json<Value>, Failure> {

@@ -6,8 +6,9 @@ use crate::state::ApiState;
 use axum::extract::FromRequestParts;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::request::Parts;
+use model::egress::Block;
 use model::lifetime::AtEnd;
-use model::{Capsule, CapsuleId, CapsuleStatus, Error, Lifetime};
+use model::{Capsule, CapsuleId, CapsuleStatus, Egress, Error, Lifetime};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -81,6 +82,8 @@ pub(crate) struct SandboxDetail {
     listed: ListedSandbox,
     envd_access_token: Option<String>,
     allow_internet_access: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<Network>,
     domain: Option<String>,
     lifecycle: Lifecycle,
 }
@@ -90,6 +93,21 @@ pub(crate) struct SandboxDetail {
 struct Lifecycle {
     auto_resume: bool,
     on_timeout: AtEnd,
+}
+
+/// What it may reach, where anything was said about that.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Network {
+    allow_out: Vec<Block>,
+    deny_out: Vec<Block>,
+}
+
+impl Network {
+    fn of(egress: &Egress) -> Option<Self> {
+        let (allow_out, deny_out) = (egress.allow_out.clone(), egress.deny_out.clone());
+        (!allow_out.is_empty() || !deny_out.is_empty()).then_some(Self { allow_out, deny_out })
+    }
 }
 
 /// The only two its clients know.
@@ -145,7 +163,8 @@ impl SandboxDetail {
         Some(Self {
             listed: ListedSandbox::of(capsule)?,
             envd_access_token: Some(capsule.access_token.expose().to_owned()),
-            allow_internet_access: !capsule.surroundings.offline,
+            allow_internet_access: capsule.surroundings.egress.allow_internet,
+            network: Network::of(&capsule.surroundings.egress),
             domain: None,
             lifecycle: Lifecycle { auto_resume: false, on_timeout: capsule.lifetime.at_end() },
         })

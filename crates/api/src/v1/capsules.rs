@@ -55,7 +55,7 @@ fn parse(asked: CreateCapsule) -> Result<Create, Error> {
         metadata: asked.metadata,
         envs: asked.envs,
         surface: Surface::Wrenn,
-        allow_internet: true,
+        egress: asked.network.unwrap_or_default().parse()?,
     })
 }
 

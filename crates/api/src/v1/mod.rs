@@ -5,7 +5,9 @@ mod exec;
 mod files;
 mod health;
 mod hosts;
+mod metrics;
 mod multipart;
+mod network;
 mod processes;
 mod snapshots;
 
@@ -24,4 +26,6 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(files::routes())
         .merge(hosts::routes())
         .merge(snapshots::routes())
+        .merge(metrics::routes())
+        .merge(network::routes())
 }

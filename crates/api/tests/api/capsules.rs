@@ -3,6 +3,8 @@
 use crate::agent::Fault;
 use crate::support::{Api, HOST_TOKEN};
 use model::CapsuleStatus;
+use model::metrics::Range;
+use proto::hostagent::v1 as wire;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -89,6 +91,74 @@ async fn commands_and_files() {
         assert_eq!(read.headers()["content-type"], "application/octet-stream");
         assert!(read.bytes().await.unwrap() == content);
     }
+}
+
+#[tokio::test]
+async fn what_a_capsule_may_reach() {
+    let api = Api::start().await;
+    let network = json!({"allow_internet": false, "allow_out": ["10.1.2.3/8"], "deny_out": ["8.8.8.8"]});
+    let made: Value = api.post("/v1/capsules?wait=60", json!({"network": network})).await.json().await.unwrap();
+    let shown = json!({"allow_internet": false, "allow_out": ["10.0.0.0/8"], "deny_out": ["8.8.8.8/32"]});
+    assert_eq!(made["network"], shown);
+    let at = format!("/v1/capsules/{}", made["id"].as_str().unwrap());
+    let told = || {
+        let world = api.agent.world();
+        let egress = world.sandboxes.values().next().unwrap().egress.as_option().unwrap().clone();
+        (egress.allow_internet, egress.allow, egress.deny)
+    };
+    assert_eq!(told(), (false, vec!["10.0.0.0/8".to_owned()], vec!["8.8.8.8/32".to_owned()]));
+    for (body, want, shown) in [
+        (
+            json!({"deny_out": ["1.0.0.0/8"]}),
+            (true, vec![], vec!["1.0.0.0/8".to_owned()]),
+            json!({"allow_internet": true, "deny_out": ["1.0.0.0/8"]}),
+        ),
+        (json!({"allow_internet": false}), (false, vec![], vec![]), json!({"allow_internet": false})),
+        (json!({}), (true, vec![], vec![]), Value::Null),
+    ] {
+        let answer = api.request(Method::PUT, &format!("{at}/network")).body(body.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.json::<Value>().await.unwrap()["network"], shown, "{body}");
+        assert_eq!(told(), want, "{body}");
+        assert_eq!(api.get(&at).await.json::<Value>().await.unwrap()["network"], shown, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_capsule_used() {
+    let api = Api::start().await;
+    let (running, paused) = (api.running().await, api.paused().await);
+    let point = |unix_ms, cpu_pct| wire::MetricPoint {
+        unix_ms,
+        cpu_pct,
+        mem_bytes: 300,
+        disk_bytes: 400,
+        net_sent_bytes: 5,
+        net_received_bytes: 6,
+        ..Default::default()
+    };
+    // Two of one second stay two; what is no number becomes one.
+    let guest =
+        wire::MetricPoint { guest_mem_used_bytes: Some(7), guest_mem_cache_bytes: Some(8), ..point(1_500, f64::NAN) };
+    api.agent.world().metrics = vec![point(1_000, 12.5), guest];
+    for id in [&running, &paused] {
+        let seen: Value = api.get(&format!("/v1/capsules/{id}/metrics")).await.json().await.unwrap();
+        let points = json!([
+            {"timestamp_unix": 1, "timestamp_ms": 1_000, "cpu_pct": 12.5, "mem_bytes": 300, "disk_bytes": 400,
+             "net_sent_bytes": 5, "net_received_bytes": 6},
+            {"timestamp_unix": 1, "timestamp_ms": 1_500, "cpu_pct": 0.0, "mem_bytes": 300, "disk_bytes": 400,
+             "net_sent_bytes": 5, "net_received_bytes": 6, "guest_mem_used_bytes": 7, "guest_mem_cache_bytes": 8},
+        ]);
+        assert_eq!(seen, json!({"sandbox_id": id, "range": "10m", "points": points}));
+    }
+    for range in Range::ALL {
+        let seen: Value = api.get(&format!("/v1/capsules/{running}/metrics?range={range}")).await.json().await.unwrap();
+        assert_eq!(seen["range"], range.as_str());
+        assert_eq!(u128::from(api.agent.world().window_ms), range.length().as_millis());
+    }
+    let gone = api.request(Method::DELETE, &format!("/v1/capsules/{running}?wait=60")).send().await.unwrap();
+    assert_eq!(gone.status(), StatusCode::ACCEPTED);
+    assert_eq!(api.get(&format!("/v1/capsules/{running}/metrics")).await.status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

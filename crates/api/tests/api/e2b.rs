@@ -6,6 +6,7 @@ use axum::extract::Request;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use futures_util::{StreamExt, stream};
+use proto::hostagent::v1 as wire;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -81,6 +82,95 @@ async fn a_sandbox_lives() {
     assert_eq!(status(Method::DELETE, "", "").await, 404);
     assert_eq!(status(Method::GET, "", "").await, 404);
     assert_eq!(status(Method::POST, "/connect", r#"{"timeout":1}"#).await, 404);
+}
+
+#[tokio::test]
+async fn what_a_sandbox_may_reach() {
+    let api = Api::start().await;
+    let body = r#"{"templateID":"base","network":{"allowOut":["1.1.1.1"],"denyOut":["0.0.0.0/0"],"allowPublicTraffic":true,"rules":{}}}"#;
+    let made = create(&api, serde_json::from_str(body).unwrap()).await;
+    let at = format!("/sandboxes/{}", made["sandboxID"].as_str().unwrap());
+    let seen: Value = api.get(&at).await.json().await.unwrap();
+    assert_eq!(seen["network"], json!({"allowOut": ["1.1.1.1/32"], "denyOut": ["0.0.0.0/0"]}));
+    let told = || {
+        let world = api.agent.world();
+        let egress = world.sandboxes.values().next().unwrap().egress.as_option().unwrap().clone();
+        (egress.allow_internet, egress.allow.join(" "), egress.deny.join(" "))
+    };
+    assert_eq!(told(), (false, "1.1.1.1/32".to_owned(), "0.0.0.0/0".to_owned()), "names are not resolved either");
+    for (body, want) in [
+        (r#"{"denyOut":["8.0.0.0/8"],"egressProxy":null}"#, (true, "", "8.0.0.0/8")),
+        (r#"{"allow_internet_access":false,"allowOut":["9.9.9.9"]}"#, (false, "9.9.9.9/32", "")),
+        ("{}", (true, "", "")),
+    ] {
+        let answer = api.request(Method::PUT, &format!("{at}/network")).body(body).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT, "{body}");
+        assert_eq!(told(), (want.0, want.1.to_owned(), want.2.to_owned()), "{body}");
+    }
+    let refused =
+        api.request(Method::PUT, &format!("{at}/network")).body(r#"{"allowOut":["a.example"]}"#).send().await.unwrap();
+    let refused: Value = refused.json().await.unwrap();
+    assert!(refused["message"].as_str().unwrap().starts_with("allowOut: \"a.example\""), "{refused}");
+    let both = json!({"templateID": "base", "allow_internet_access": false, "network": {"allowOut": ["1.1.1.1"]}});
+    create(&api, both).await;
+}
+
+#[tokio::test]
+async fn what_sandboxes_used() {
+    let api = Api::start().await;
+    let ids = [create(&api, json!({"templateID": "base"})).await, create(&api, json!({"templateID": "base"})).await];
+    let [first, second] = ids.map(|made| made["sandboxID"].as_str().unwrap().to_owned());
+    let now = u64::try_from(chrono::Utc::now().timestamp()).unwrap();
+    let point = |unix_ms, guest_mem_used_bytes| wire::MetricPoint {
+        unix_ms,
+        cpu_pct: 50.0,
+        mem_bytes: 1 << 40,
+        disk_bytes: 1 << 20,
+        guest_mem_used_bytes,
+        ..Default::default()
+    };
+    api.agent.world().metrics =
+        vec![point(now * 1000, None), point(now * 1000 + 500, Some(9)), point(now * 1000 + 1000, Some(9))];
+    let metrics = async |query: String| -> Vec<Value> {
+        api.get(&format!("/sandboxes/{first}/metrics?{query}")).await.json().await.unwrap()
+    };
+    let all = metrics(String::new()).await;
+    assert_eq!(all.len(), 3, "the two of one second stay two");
+    assert!(api.agent.world().window_ms <= 60_000, "no further back than it lives");
+    let total = 512_u64 << 20;
+    assert_eq!(
+        all[0],
+        json!({"timestamp": all[0]["timestamp"], "timestampUnix": now, "cpuCount": 1, "cpuUsedPct": 50.0, "memUsed": total,
+               "memTotal": total, "memCache": 0, "diskUsed": 1 << 20, "diskTotal": 5_368_709_120_u64})
+    );
+    let times: Vec<_> = all
+        .iter()
+        .map(|point| point["timestamp"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap())
+        .collect();
+    assert_eq!(
+        times.iter().map(|time| time.timestamp_millis().unsigned_abs()).collect::<Vec<_>>(),
+        [now * 1000, now * 1000 + 500, now * 1000 + 1000]
+    );
+    assert_eq!(all[1]["memUsed"], 9, "as its guest says");
+    for (query, count) in [
+        (format!("start={now}"), 3),
+        (format!("end={now}"), 2),
+        (format!("start={}&end={}", now + 1, now + 1), 1),
+        (format!("start={}", now + 9), 0),
+        ("end=0".to_owned(), 0),
+    ] {
+        assert_eq!(metrics(query.clone()).await.len(), count, "{query}");
+    }
+    assert_eq!(api.request(Method::POST, &format!("/sandboxes/{second}/pause")).send().await.unwrap().status(), 204);
+    let other = api.bare(Method::GET, &format!("/sandboxes/{first}/metrics")).header("x-api-key", &api.other_key);
+    assert_eq!(other.send().await.unwrap().status(), StatusCode::NOT_FOUND);
+
+    let path = format!("/sandboxes/metrics?sandbox_ids={first},{second},0000000000000000000000000,x");
+    let newest: Value = api.get(&path).await.json().await.unwrap();
+    assert_eq!(newest, json!({"sandboxes": {&first: all[2]}}), "of those that run");
+    let others: Value =
+        api.bare(Method::GET, &path).header("x-api-key", &api.other_key).send().await.unwrap().json().await.unwrap();
+    assert_eq!(others, json!({"sandboxes": {}}), "another team's are not there");
 }
 
 #[tokio::test]

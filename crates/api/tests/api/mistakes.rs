@@ -107,6 +107,50 @@ fn rows(running: &str, paused: &str) -> Vec<Row> {
     ]
 }
 
+/// About what a capsule used and may reach.
+fn more_rows(running: &str) -> Vec<Row> {
+    let get = |what, path: String, key, status, code| Row(what, Method::GET, path, key, Body::Empty, status, code);
+    let post = |what, path: String, body, status, code| Row(what, Method::POST, path, Key::Own, body, status, code);
+    let put =
+        |what, path: String, key, body, status, code| Row(what, Method::PUT, path, key, Body::Text(body), status, code);
+    let capsule = |id: &str, rest: &str| format!("/v1/capsules/{id}{rest}");
+    let on = |rest: &str| capsule(running, rest);
+    vec![
+        post(
+            "network with a name",
+            "/v1/capsules".into(),
+            Body::Text(r#"{"network":{"allow_out":["example.com"]}}"#),
+            400,
+            "invalid_request",
+        ),
+        put("network without a key", on("/network"), Key::None, "{}", 401, "unauthorized"),
+        put("network of another team's", on("/network"), Key::Other, "{}", 404, "not_found"),
+        put("network of an unknown one", capsule(UNKNOWN, "/network"), Key::Own, "{}", 404, "not_found"),
+        put("network without a body", on("/network"), Key::Own, "", 400, "invalid_request"),
+        put("network with E2B's words", on("/network"), Key::Own, r#"{"denyOut":[]}"#, 400, "invalid_request"),
+        put(
+            "network with half a block",
+            on("/network"),
+            Key::Own,
+            r#"{"deny_out":["1.2.3/8"]}"#,
+            400,
+            "invalid_request",
+        ),
+        put("network with IPv6", on("/network"), Key::Own, r#"{"allow_out":["::/0"]}"#, 400, "invalid_request"),
+        put("network with too much", on("/network"), Key::Own, too_many_blocks(), 400, "invalid_request"),
+        get("metrics without a key", on("/metrics"), Key::None, 401, "unauthorized"),
+        get("metrics of another team's", on("/metrics"), Key::Other, 404, "not_found"),
+        get("metrics of an unknown one", capsule(UNKNOWN, "/metrics"), Key::Own, 404, "not_found"),
+        get("metrics of no range", on("/metrics?range=3m"), Key::Own, 400, "invalid_request"),
+    ]
+}
+
+/// One more than a list takes.
+fn too_many_blocks() -> &'static str {
+    let blocks = vec!["1.2.3.4"; model::limits::EGRESS_BLOCKS_MAX + 1];
+    serde_json::json!({ "deny_out": blocks }).to_string().leak()
+}
+
 fn with(request: RequestBuilder, body: &Body) -> RequestBuilder {
     match body {
         Body::Empty => request,
@@ -126,7 +170,9 @@ fn with(request: RequestBuilder, body: &Body) -> RequestBuilder {
 async fn every_mistake_has_its_answer() {
     let api = Api::start().await;
     let (running, paused) = (api.running().await, api.paused().await);
-    for Row(what, method, path, key, body, status, code) in rows(&running, &paused) {
+    for Row(what, method, path, key, body, status, code) in
+        rows(&running, &paused).into_iter().chain(more_rows(&running))
+    {
         let request = match key {
             Key::Own => api.request(method, &path),
             Key::Other => api.bare(method, &path).header("x-api-key", &api.other_key),
@@ -147,6 +193,12 @@ async fn every_mistake_has_its_answer() {
     }
 }
 
+/// One more than may be asked for at once.
+fn many_ids() -> String {
+    let ids = (0..=model::limits::METRICS_SANDBOXES_MAX).map(|n| format!("{n:025}"));
+    ids.collect::<Vec<_>>().join(",")
+}
+
 #[tokio::test]
 async fn e2b_clients_hear_it_in_their_shape() {
     let api = Api::start().await;
@@ -163,17 +215,25 @@ async fn e2b_clients_hear_it_in_their_shape() {
         (Method::POST, "/v2/sandboxes".to_owned(), "{", true, 400),
         (Method::POST, "/sandboxes".to_owned(), r#"{"templateID":"nope"}"#, true, 404),
         (Method::POST, "/sandboxes".to_owned(), r#"{"templateID":"base","timeout":-1}"#, true, 400),
-        (
-            Method::POST,
-            "/sandboxes".to_owned(),
-            r#"{"templateID":"base","network":{"denyOut":["1.1.1.1"]}}"#,
-            true,
-            400,
-        ),
+        (Method::POST, "/sandboxes".to_owned(), r#"{"templateID":"base","network":{"rules":{"a.b":[]}}}"#, true, 400),
         (Method::POST, format!("/sandboxes/{paused}/pause"), "", true, 409),
         (Method::POST, format!("/sandboxes/{unknown}/pause"), "", true, 404),
         (Method::POST, format!("/sandboxes/{paused}/timeout"), "{}", true, 400),
         (Method::POST, format!("/sandboxes/{paused}/connect"), "{}", true, 400),
+        (Method::GET, format!("/sandboxes/{paused}/metrics"), "", false, 401),
+        (Method::GET, format!("/sandboxes/{unknown}/metrics"), "", true, 404),
+        (Method::GET, format!("/sandboxes/{paused}/metrics?start=2&end=1"), "", true, 400),
+        (Method::GET, format!("/sandboxes/{paused}/metrics?start=x"), "", true, 400),
+        (Method::GET, format!("/sandboxes/metrics?sandbox_ids={paused}"), "", false, 401),
+        (Method::GET, "/sandboxes/metrics".to_owned(), "", true, 400),
+        (Method::GET, format!("/sandboxes/metrics?sandbox_ids={}", many_ids()), "", true, 400),
+        (Method::PUT, format!("/sandboxes/{paused}/network"), "{}", false, 401),
+        (Method::PUT, format!("/sandboxes/{unknown}/network"), "{}", true, 404),
+        (Method::PUT, format!("/sandboxes/{paused}/network"), r#"{"allowOut":["*.example.com"]}"#, true, 400),
+        (Method::PUT, format!("/sandboxes/{paused}/network"), r#"{"rules":{"a.b":[{}]}}"#, true, 400),
+        (Method::PUT, format!("/sandboxes/{paused}/network"), r#"{"egressProxy":{"address":"a:1"}}"#, true, 400),
+        (Method::PUT, format!("/sandboxes/{paused}/network"), r#"{"dnsServers":["1.1.1.1"]}"#, true, 400),
+        (Method::PUT, format!("/sandboxes/{paused}/network"), r#"{"allowPublicTraffic":false}"#, true, 400),
         (Method::PATCH, "/sandboxes".to_owned(), "", true, 405),
     ];
     for (method, path, body, with_key, status) in rows {

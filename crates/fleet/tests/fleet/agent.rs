@@ -37,6 +37,9 @@ pub struct World {
     pub snapshots: Vec<String>,
     pub forgotten: Vec<String>,
     pub killed: Vec<u32>,
+    /// What every sandbox used, and how far back was asked for last.
+    pub metrics: Vec<wire::MetricPoint>,
+    pub window_ms: u64,
     faults: HashMap<&'static str, VecDeque<Fault>>,
 }
 
@@ -181,6 +184,7 @@ impl HostAgentService for Agent {
                 status: "running".to_owned(),
                 isolation: "test".to_owned(),
                 lifetime: request.lifetime,
+                egress: request.egress,
                 versions: [("envd_version".to_owned(), "1".to_owned())].into_iter().collect(),
                 ..Default::default()
             };
@@ -241,6 +245,7 @@ impl HostAgentService for Agent {
             let sandbox = set(world, &request.sandbox_id, "running")?;
             if let Some(known) = world.sandboxes.get_mut(&request.sandbox_id) {
                 known.lifetime = request.lifetime;
+                known.egress = request.egress;
             }
             Response::ok(wire::ResumeSandboxResponse { sandbox: Some(sandbox).into(), ..Default::default() })
         })
@@ -295,6 +300,33 @@ impl HostAgentService for Agent {
         self.call("set_lifetime", |world| {
             world.sandboxes.get_mut(&request.sandbox_id).ok_or_else(gone)?.lifetime = request.lifetime;
             Response::ok(wire::SetLifetimeResponse::default())
+        })
+        .await
+    }
+
+    async fn set_egress(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SetEgressRequest>,
+    ) -> ServiceResult<wire::SetEgressResponse> {
+        let request = request.to_owned_message();
+        self.call("set_egress", |world| {
+            world.sandboxes.get_mut(&request.sandbox_id).ok_or_else(gone)?.egress = request.egress;
+            Response::ok(wire::SetEgressResponse::default())
+        })
+        .await
+    }
+
+    async fn get_sandbox_metrics(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::GetSandboxMetricsRequest>,
+    ) -> ServiceResult<wire::GetSandboxMetricsResponse> {
+        let (id, window_ms) = (request.sandbox_id.to_owned(), request.window_ms);
+        self.call("metrics", |world| {
+            world.sandboxes.get(&id).ok_or_else(gone)?;
+            world.window_ms = window_ms;
+            Response::ok(wire::GetSandboxMetricsResponse { points: world.metrics.clone(), ..Default::default() })
         })
         .await
     }

@@ -3,10 +3,12 @@
 use crate::agent::{Fault, World};
 use crate::world::{Server, TEAM, request};
 use bytes::Bytes;
+use connectrpc::ErrorCode;
 use fleet::{Command, Filter, Resume, Until};
 use futures_util::{TryStreamExt, stream};
+use model::egress::Block;
 use model::lifetime::AtEnd;
-use model::{CapsuleStatus, Code, Error, Lifetime, limits};
+use model::{CapsuleStatus, Code, Egress, Error, Lifetime, limits};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -104,6 +106,49 @@ async fn a_lifetime_reaches_the_host_and_connecting_never_shortens_it() {
     assert_eq!(fleet.resume(TEAM, id, how).await.unwrap().lifetime, late);
     fleet.wait(id, Until::Settled, Duration::from_mins(1)).await.unwrap();
     server.agent.until(told(4_000_000_100_000)).await;
+}
+
+#[tokio::test]
+async fn what_a_capsule_may_reach_reaches_its_host() {
+    let mut server = Server::start().await;
+    let id = server.running().await.id;
+    let blocks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let closed = Egress { allow_internet: false, allow_out: blocks(&["10.1.0.0/16"]), deny_out: blocks(&["8.8.8.8"]) };
+    let told = |want: Egress| {
+        let texts = |blocks: &[Block]| blocks.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let want = (want.allow_internet, texts(&want.allow_out), texts(&want.deny_out));
+        move |world: &World| {
+            let told = world.sandboxes.values().next().and_then(|sandbox| sandbox.egress.as_option().cloned());
+            told.is_some_and(|told| (told.allow_internet, told.allow, told.deny) == want)
+        }
+    };
+    assert!(told(Egress::default())(&server.agent.world()), "with the create");
+    let changed = server.fleet.set_egress(TEAM, id, &closed).await.unwrap();
+    assert_eq!(changed.surroundings.egress, closed);
+    assert!(told(closed.clone())(&server.agent.world()), "in force on return");
+
+    // A host that did not hear of it is told by the next look.
+    server.agent.fail("set_egress", [Fault::Refused(ErrorCode::Unavailable)]);
+    assert!(server.fleet.set_egress(TEAM, id, &Egress::default()).await.is_err());
+    assert!(told(closed.clone())(&server.agent.world()));
+    server.restart().await;
+    server.agent.until(told(Egress::default())).await;
+
+    server.fleet.pause(TEAM, id, false).await.unwrap();
+    server.becomes(id, CapsuleStatus::Paused).await;
+    server.fleet.set_egress(TEAM, id, &closed).await.unwrap();
+    assert!(told(Egress::default())(&server.agent.world()), "it does not run");
+    server.fleet.resume(TEAM, id, Resume::default()).await.unwrap();
+    server.becomes(id, CapsuleStatus::Running).await;
+    assert!(told(closed.clone())(&server.agent.world()), "with the resume");
+
+    let how = fleet::Fork { count: 1, lifetime: None, limit: Duration::from_mins(1) };
+    let clone = server.fleet.fork(TEAM, id, how).await.unwrap().remove(0).unwrap();
+    assert_eq!(clone.surroundings.egress, closed);
+    server.fleet.destroy(TEAM, id).await.unwrap();
+    server.becomes(id, CapsuleStatus::Stopped).await;
+    let refused = server.fleet.set_egress(TEAM, id, &closed).await.unwrap_err();
+    assert_eq!(refused.code, Code::InvalidState);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::agent::{Agent, Serving};
 use bus::Bus;
 use fleet::{Create, Fleet, LocalHost, Surface};
-use model::{Capsule, CapsuleId, CapsuleStatus, HostId, HostStatus, Lifetime, Secret, TeamId};
+use model::{Capsule, CapsuleId, CapsuleStatus, Egress, HostId, HostStatus, Lifetime, Secret, TeamId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -103,6 +103,6 @@ pub fn request() -> Create {
         metadata: BTreeMap::new(),
         envs: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
         surface: Surface::E2b,
-        allow_internet: true,
+        egress: Egress::default(),
     }
 }

@@ -24,6 +24,8 @@ pub struct Model {
     /// Sealed JSON.
     pub envs: Vec<u8>,
     pub offline: bool,
+    pub allow_out: Json,
+    pub deny_out: Json,
     /// Sealed text.
     pub access_token: Vec<u8>,
     pub metadata: Json,

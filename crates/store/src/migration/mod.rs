@@ -2,7 +2,8 @@
 
 mod m0001_tables;
 mod m0002_platform;
-mod m0003_saved_templates;
+mod m0003_egress;
+mod m0004_saved_templates;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -14,7 +15,8 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_tables::Migration),
             Box::new(m0002_platform::Migration),
-            Box::new(m0003_saved_templates::Migration),
+            Box::new(m0003_egress::Migration),
+            Box::new(m0004_saved_templates::Migration),
         ]
     }
 }

@@ -26,7 +26,6 @@ pub async fn measure(platform: &Platform) -> Measured {
             vcpus: limits::VCPUS_DEFAULT,
             memory_mb: limits::MEMORY_MB_DEFAULT,
             disk_size_mb: limits::DISK_MB_DEFAULT,
-            allow_internet_access: true,
             ..Default::default()
         };
         let began = Instant::now();

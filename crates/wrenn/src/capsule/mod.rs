@@ -2,14 +2,15 @@
 
 mod copy;
 mod exec;
+mod metrics;
 mod show;
 
-use crate::cli::{CapsuleCommand, CreateArgs, ForkArgs, Global, PauseArgs, ResumeArgs};
+use crate::cli::{CapsuleCommand, CreateArgs, ForkArgs, Global, NetworkArgs, PauseArgs, ResumeArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use client::{Client, Credentials};
-use model::rest::{Capsule, CreateCapsule, ForkCapsule, Forked};
+use model::rest::{Capsule, CreateCapsule, ForkCapsule, Forked, Network};
 use model::{CapsuleId, CapsuleStatus};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub async fn run(global: &Global, command: CapsuleCommand) -> Outcome<ExitCode> 
         CapsuleCommand::Create(args) => create(&client, args, out).await?,
         CapsuleCommand::List => show::list(&client, out).await?,
         CapsuleCommand::Get(arg) => out.result(&client.get(arg.id).await?, show::capsule)?,
+        CapsuleCommand::Network(args) => network(&client, args, out).await?,
+        CapsuleCommand::Metrics(args) => metrics::show(&client, &args, out).await?,
         CapsuleCommand::Exec(args) => return exec::run(&client, args, out).await,
         CapsuleCommand::Cp(args) => copy::run(&client, &args, out).await?,
         CapsuleCommand::Pause(args) => pause(&client, &args, out).await?,
@@ -51,12 +54,24 @@ async fn create(client: &Client, args: CreateArgs, out: Output) -> Outcome {
         timeout_sec: args.timeout_sec,
         metadata: args.metadata.into_iter().collect(),
         envs: args.env.into_iter().collect(),
+        network: args.egress.network(),
     };
     let mut capsule = client.create(&request).await?;
     if wait {
         capsule = reached(client, capsule.id, CapsuleStatus::Running).await?;
     }
     Ok(out.result(&capsule, |capsule| capsule.id.to_string())?)
+}
+
+/// Shows what it may reach, after a change if one is asked for.
+async fn network(client: &Client, args: NetworkArgs, out: Output) -> Outcome {
+    let id = args.capsule.id;
+    let wanted = if args.reset { Some(Network::default()) } else { args.egress.network() };
+    let capsule = match wanted {
+        Some(network) => client.set_network(id, &network).await?,
+        None => client.get(id).await?,
+    };
+    Ok(out.result(&capsule.network, show::network)?)
 }
 
 async fn pause(client: &Client, args: &PauseArgs, out: Output) -> Outcome {

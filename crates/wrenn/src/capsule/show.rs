@@ -4,6 +4,8 @@ use crate::failure::Outcome;
 use crate::output::{self, Output};
 use chrono::{DateTime, TimeDelta, Utc};
 use client::Client;
+use model::Egress;
+use model::egress::Block;
 use model::rest::Capsule;
 use serde::Serialize;
 
@@ -66,11 +68,26 @@ pub fn capsule(capsule: &Capsule) -> String {
         ),
         ("isolation", capsule.isolation.clone()),
         ("idle", idle),
+        ("network", network(&capsule.network)),
         ("created", time(Some(capsule.created_at))),
         ("started", time(capsule.started_at)),
         ("last active", time(capsule.last_active_at)),
         ("labels", labels.join(" ")),
     ])
+}
+
+/// What one may reach.
+pub fn network(egress: &Egress) -> String {
+    let list = |word: &str, blocks: &[Block]| {
+        let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
+        (!blocks.is_empty()).then(|| format!("{word} {}", blocks.join(" ")))
+    };
+    let rest = if egress.allow_internet { "the Internet" } else { "nothing" };
+    let said = [list("reaches", &egress.allow_out), list("not", &egress.deny_out), Some(format!("otherwise {rest}"))];
+    match said {
+        [None, None, _] => rest.to_owned(),
+        said => said.into_iter().flatten().collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// The two largest units are enough to recognise a capsule by.
@@ -87,6 +104,19 @@ pub fn age(age: TimeDelta) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks() {
+        let list = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        for (allow_internet, allow, deny, text) in [
+            (true, vec![], vec![], "the Internet"),
+            (false, vec![], vec![], "nothing"),
+            (true, vec![], vec!["8.8.8.8"], "not 8.8.8.8/32, otherwise the Internet"),
+            (false, vec!["10.1.0.0/16", "1.1.1.1"], vec![], "reaches 10.1.0.0/16 1.1.1.1/32, otherwise nothing"),
+        ] {
+            assert_eq!(network(&Egress { allow_internet, allow_out: list(&allow), deny_out: list(&deny) }), text);
+        }
+    }
 
     #[test]
     fn ages() {

@@ -5,12 +5,14 @@
 //! target directory and kept for the next run.
 
 mod bad_input;
+mod egress;
 mod fork;
 mod guest;
 mod history;
 mod host;
 mod kill_points;
 mod lifecycle;
+mod metrics;
 mod platform;
 mod restart;
 mod startup;
@@ -69,6 +71,9 @@ async fn main() {
         lifecycle::memory_and_disk_survive_twenty_rounds,
         lifecycle::five_at_once_leave_nothing,
         lifecycle::a_storm_on_one_capsule_leaves_one_state,
+        egress::changes_at_once_and_for_good,
+        metrics::show_what_a_capsule_does,
+        metrics::outlive_pauses_and_crashes,
         fork::clones_go_on_from_one_moment,
         fork::clocks_are_right_after_a_long_snapshot,
         fork::clones_outlive_a_killed_platform,
