@@ -1,27 +1,28 @@
 //! One task per capsule. It owns the capsule's VM, performs the operations its machine asks for, one at a time, and
 //! outlives every caller.
 
+use crate::environment::{Environment, GuestOf, VirtualMachine};
 use crate::failure::Failure;
-use crate::host::Host;
 use crate::operations::{self, Outcome};
 use crate::record::{Place, Record};
-use crate::shared::{Shared, View, now_ms};
-use crate::vm::{Standstill, Vm};
+use crate::shared::{Guest, Shared, View};
+use crate::vm::Standstill;
 use crate::{limits, registry::Registry};
 use hostlink::SandboxEvent;
 use lifecycle::agent::{Command, Effect, Event, Left, Loss, Machine, Operation, Report, Verdict};
 use model::{CapsuleStatus, EndReason, Lifetime};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Answer to a caller: the capsule as it is then.
-pub type Reply = oneshot::Sender<Result<View, Failure>>;
+pub type Reply<G = Guest> = oneshot::Sender<Result<View<G>, Failure>>;
 
 /// What can be asked of a capsule.
-pub enum Message {
+pub enum Message<G = Guest> {
     /// A change of state.
     Ask {
         /// Which.
@@ -31,12 +32,12 @@ pub enum Message {
         /// For a resume: boot from the disk.
         discard_memory: bool,
         /// Who wants to know.
-        reply: Reply,
+        reply: Reply<G>,
     },
     /// A new lifetime.
-    SetLifetime(Lifetime, Reply),
+    SetLifetime(Lifetime, Reply<G>),
     /// Wait until it has been created.
-    Join(Reply),
+    Join(Reply<G>),
     /// Keep a snapshot of it under this id; it goes on.
     Snapshot(Uuid, oneshot::Sender<Result<Standstill, Failure>>),
     /// Leave the VM running and end: the agent is shutting down.
@@ -45,30 +46,30 @@ pub enum Message {
 
 /// Where messages for a capsule go.
 #[derive(Clone)]
-pub struct Handle {
-    mailbox: mpsc::Sender<Message>,
+pub struct Handle<G = Guest> {
+    mailbox: mpsc::Sender<Message<G>>,
     /// What can be seen without asking.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<Shared<G>>,
 }
 
-impl Handle {
+impl<G> Handle<G> {
     /// Asks for a change and waits for its end. The work goes on when the caller leaves.
     pub async fn ask(
         &self,
         command: Command,
         lifetime: Option<Lifetime>,
         discard_memory: bool,
-    ) -> Result<View, Failure> {
+    ) -> Result<View<G>, Failure> {
         self.send(|reply| Message::Ask { command, lifetime, discard_memory, reply }).await
     }
 
     /// Sets the lifetime.
-    pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<View, Failure> {
+    pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<View<G>, Failure> {
         self.send(|reply| Message::SetLifetime(lifetime, reply)).await
     }
 
     /// Waits until it has been created; it may have moved on since.
-    pub async fn join(&self) -> Result<View, Failure> {
+    pub async fn join(&self) -> Result<View<G>, Failure> {
         self.send(Message::Join).await
     }
 
@@ -87,7 +88,7 @@ impl Handle {
         }
     }
 
-    async fn send(&self, message: impl FnOnce(Reply) -> Message) -> Result<View, Failure> {
+    async fn send(&self, message: impl FnOnce(Reply<G>) -> Message<G>) -> Result<View<G>, Failure> {
         let (reply, answer) = oneshot::channel();
         self.mailbox.send(message(reply)).await.map_err(|_| Failure::Stopping)?;
         answer.await.map_err(|_| Failure::Stopping)?
@@ -95,21 +96,21 @@ impl Handle {
 }
 
 /// Callers waiting for the end of an operation.
-struct Waiter {
+struct Waiter<G> {
     operation: Operation,
-    reply: Reply,
+    reply: Reply<G>,
 }
 
-struct Actor {
-    host: Arc<Host>,
-    registry: Registry,
+struct Actor<H: Environment> {
+    host: Arc<H>,
+    registry: Registry<GuestOf<H>>,
     machine: Machine,
     record: Record,
-    vm: Option<Vm>,
+    vm: Option<H::Vm>,
     lives: u64,
-    shared: Arc<Shared>,
-    waiters: Vec<Waiter>,
-    running: Option<JoinHandle<Outcome>>,
+    shared: Arc<Shared<GuestOf<H>>>,
+    waiters: Vec<Waiter<GuestOf<H>>>,
+    running: Option<JoinHandle<Outcome<H::Vm>>>,
     discard_memory: bool,
     /// Its create failed: nothing of it is left, so there is nothing to destroy later.
     never_ran: bool,
@@ -120,7 +121,12 @@ struct Actor {
 }
 
 /// Starts the actor of a new capsule and waits until it runs.
-pub fn create(host: &Arc<Host>, registry: &Registry, record: Record, reply: Reply) -> Handle {
+pub fn create<H: Environment>(
+    host: &Arc<H>,
+    registry: &Registry<GuestOf<H>>,
+    record: Record,
+    reply: Reply<GuestOf<H>>,
+) -> Handle<GuestOf<H>> {
     let (machine, effect) = Machine::create();
     let (handle, mut actor, mailbox) = Actor::new(host, registry, machine, record, None);
     actor.waiters.push(Waiter { operation: Operation::Create, reply });
@@ -132,25 +138,30 @@ pub fn create(host: &Arc<Host>, registry: &Registry, record: Record, reply: Repl
 }
 
 /// Starts the actor of a capsule found on the host.
-pub fn adopt(host: &Arc<Host>, registry: &Registry, record: Record, vm: Option<Vm>) -> Handle {
+pub fn adopt<H: Environment>(
+    host: &Arc<H>,
+    registry: &Registry<GuestOf<H>>,
+    record: Record,
+    vm: Option<H::Vm>,
+) -> Handle<GuestOf<H>> {
     let machine = Machine::at(record.status());
     let (handle, actor, mailbox) = Actor::new(host, registry, machine, record, vm);
     tokio::spawn(actor.run(mailbox));
     handle
 }
 
-impl Actor {
+impl<H: Environment> Actor<H> {
     fn new(
-        host: &Arc<Host>,
-        registry: &Registry,
+        host: &Arc<H>,
+        registry: &Registry<GuestOf<H>>,
         machine: Machine,
         record: Record,
-        vm: Option<Vm>,
-    ) -> (Handle, Self, mpsc::Receiver<Message>) {
+        vm: Option<H::Vm>,
+    ) -> (Handle<GuestOf<H>>, Self, mpsc::Receiver<Message<GuestOf<H>>>) {
         let (sender, mailbox) = mpsc::channel(limits::MAILBOX);
         let guest = vm.as_ref().map(|vm| vm.guest(1));
         let view = View { record: Arc::new(record.clone()), status: machine.status(), guest, laps: None };
-        let shared = Shared::new(view);
+        let shared = Shared::new(view, H::now_ms);
         let handle = Handle { mailbox: sender, shared: shared.clone() };
         let actor = Self {
             host: host.clone(),
@@ -171,11 +182,15 @@ impl Actor {
     }
 
     /// Until the capsule is gone, or the agent lets go of it.
-    async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
+    async fn run(mut self, mut mailbox: mpsc::Receiver<Message<GuestOf<H>>>) {
         while self.machine.status() != CapsuleStatus::Stopped && !self.never_ran {
             let remaining = self.remaining();
+            // What has happened goes before what is asked for: an answer tells what is.
             tokio::select! {
+                biased;
                 outcome = ended(self.running.as_mut()) => self.finish(outcome).await,
+                why = exited(self.vm.as_ref()), if self.running.is_none() => self.vm_exited(why).await,
+                () = elapsed(remaining) => self.lifetime_ended(),
                 message = mailbox.recv() => match message {
                     Some(Message::Ask { command, lifetime, discard_memory, reply }) => {
                         self.command(command, lifetime, discard_memory, reply);
@@ -194,8 +209,6 @@ impl Actor {
                     }
                     None => return,
                 },
-                why = exited(self.vm.as_ref()), if self.running.is_none() => self.vm_exited(why).await,
-                () = elapsed(remaining) => self.lifetime_ended(),
             }
         }
         self.registry.forget(self.record.id);
@@ -206,12 +219,18 @@ impl Actor {
         if self.machine.status() != CapsuleStatus::Running {
             return None;
         }
-        let left = self.record.lifetime.remaining_ms(now_ms(), self.shared.last_active_ms());
+        let left = self.record.lifetime.remaining_ms(H::now_ms(), self.shared.last_active_ms());
         let not_before = self.retry_at.saturating_duration_since(Instant::now());
         left.map(|ms| Duration::from_millis(ms).max(not_before))
     }
 
-    fn command(&mut self, command: Command, lifetime: Option<Lifetime>, discard_memory: bool, reply: Reply) {
+    fn command(
+        &mut self,
+        command: Command,
+        lifetime: Option<Lifetime>,
+        discard_memory: bool,
+        reply: Reply<GuestOf<H>>,
+    ) {
         let (verdict, effects) = self.machine.on(&Event::Command(command));
         if command == Command::Resume && !effects.is_empty() {
             self.discard_memory = discard_memory;
@@ -232,7 +251,7 @@ impl Actor {
         self.all(&effects);
     }
 
-    fn join(&mut self, reply: Reply) {
+    fn join(&mut self, reply: Reply<GuestOf<H>>) {
         match self.machine.status() {
             CapsuleStatus::Starting => self.waiters.push(Waiter { operation: Operation::Create, reply }),
             status @ CapsuleStatus::Stopping => drop(reply.send(Err(Failure::State(status)))),
@@ -240,7 +259,7 @@ impl Actor {
         }
     }
 
-    async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply) {
+    async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply<GuestOf<H>>) {
         self.record.lifetime = lifetime;
         self.shared.touch();
         // Before the operation under way ends there may be nothing to write; it ends with the record it began with.
@@ -313,7 +332,7 @@ impl Actor {
         }
     }
 
-    async fn finish(&mut self, outcome: Outcome) {
+    async fn finish(&mut self, outcome: Outcome<H::Vm>) {
         self.running = None;
         let operation = outcome.operation;
         let event = match (&outcome.result, &outcome.vm) {
@@ -373,14 +392,14 @@ impl Actor {
     }
 
     async fn save(&self) -> Result<(), Failure> {
-        operations::save(&self.host, self.record.clone()).await
+        self.host.save_record(self.record.clone()).await
     }
 
     fn answer(&mut self, operation: Operation, result: &Result<(), Failure>) {
         let view = self.view();
         let (done, rest) = self.waiters.drain(..).partition(|waiter| waiter.operation == operation);
         self.waiters = rest;
-        let done: Vec<Waiter> = done;
+        let done: Vec<Waiter<_>> = done;
         for waiter in done {
             let _ = waiter.reply.send(result.clone().map(|()| view.clone()));
         }
@@ -406,14 +425,14 @@ impl Actor {
             event: event.to_owned(),
             status: self.machine.status().to_string(),
             reason: self.machine.reason().map(ToString::to_string).unwrap_or_default(),
-            timestamp_ms: now_ms(),
+            timestamp_ms: H::now_ms(),
         };
-        if let Err(error) = self.host.events.add(&event) {
+        if let Err(error) = self.host.report(&event) {
             tracing::error!(capsule = %self.record.id, %error, "event lost: it cannot be written");
         }
     }
 
-    fn view(&self) -> View {
+    fn view(&self) -> View<GuestOf<H>> {
         let status = self.machine.status();
         let guest = self.vm.as_ref().filter(|_| status == CapsuleStatus::Running).map(|vm| vm.guest(self.lives));
         let laps = self.vm.as_ref().map(|vm| Arc::new(vm.laps().clone()));
@@ -425,7 +444,7 @@ impl Actor {
     }
 }
 
-async fn ended(running: Option<&mut JoinHandle<Outcome>>) -> Outcome {
+async fn ended<V>(running: Option<&mut JoinHandle<Outcome<V>>>) -> Outcome<V> {
     match running {
         Some(task) => match task.await {
             Ok(outcome) => outcome,
@@ -436,7 +455,7 @@ async fn ended(running: Option<&mut JoinHandle<Outcome>>) -> Outcome {
     }
 }
 
-async fn exited(vm: Option<&Vm>) -> EndReason {
+async fn exited<V: VirtualMachine>(vm: Option<&V>) -> EndReason {
     match vm {
         Some(vm) => vm.exited().await,
         None => std::future::pending().await,

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::Records;
-use crate::snapshots::Snapshots;
+use crate::snapshots::{self, Snapshots};
 use image::Artifacts;
 use memory::{Generation, Shelf};
 use network::Network;
@@ -48,6 +48,8 @@ pub struct Host {
     pub classes: Classes,
     /// Generations kept for clones to come.
     pub snapshots: Snapshots,
+    /// Where that is written down.
+    pub snapshot_files: snapshots::Files,
     /// VMs that wait.
     pub ready: Ready,
     /// The way to the guests' ports.

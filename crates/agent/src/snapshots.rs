@@ -3,8 +3,6 @@
 //! A snapshot is there exactly as long as its file `DIR/ID.json`: written once its generation is durable, removed before
 //! that. Clones that run keep the generation itself as long as they need it.
 
-use crate::failure::Failure;
-use crate::host::Host;
 use crate::record::{Class, replace};
 use model::CapsuleId;
 use serde::{Deserialize, Serialize};
@@ -29,31 +27,13 @@ pub struct Snapshot {
 }
 
 /// The snapshots of this host.
-pub struct Snapshots {
-    dir: PathBuf,
-    by_id: Mutex<HashMap<Uuid, Snapshot>>,
-}
+#[derive(Default)]
+pub struct Snapshots(Mutex<HashMap<Uuid, Snapshot>>);
 
 impl Snapshots {
-    /// Opens the directory, which is made if missing. A file that cannot be read is put aside: a snapshot lives for
-    /// minutes, and clones that run know their generation by themselves.
-    pub fn open(dir: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&dir)?;
-        let mut by_id = HashMap::new();
-        for entry in fs::read_dir(&dir)? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            match fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Snapshot>(&bytes)?)) {
-                Ok(snapshot) => drop(by_id.insert(snapshot.id, snapshot)),
-                Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "a snapshot's record is damaged");
-                    fs::rename(&path, path.with_extension("damaged"))?;
-                }
-            }
-        }
-        Ok(Self { dir, by_id: Mutex::new(by_id) })
+    /// Those that were kept.
+    pub fn new(kept: impl IntoIterator<Item = Snapshot>) -> Self {
+        Self(Mutex::new(kept.into_iter().map(|snapshot| (snapshot.id, snapshot)).collect()))
     }
 
     /// One of them.
@@ -76,34 +56,69 @@ impl Snapshots {
         self.lock().values().any(|snapshot| snapshot.generation == generation)
     }
 
-    /// Keeps one, durably. Blocks.
-    pub fn add(&self, snapshot: Snapshot) -> Result<(), Failure> {
-        let bytes = serde_json::to_vec_pretty(&snapshot).map_err(Failure::at("saving the snapshot"))?;
-        let name = file_name(snapshot.id);
-        if let Err(error) = replace(&self.dir, &name, &bytes) {
-            // It may be there and not durable.
-            let _ = fs::remove_file(self.dir.join(name));
-            return Err(Failure::at("saving the snapshot")(error));
-        }
+    /// Adds one whose file is written.
+    pub fn add(&self, snapshot: Snapshot) {
         self.lock().insert(snapshot.id, snapshot);
-        Ok(())
     }
 
-    /// Gives one up; its generation goes once no clone needs it. Giving up an unknown one succeeds. Blocks.
-    pub fn remove(&self, host: &Host, id: Uuid) -> Result<(), Failure> {
-        let removed = fs::remove_file(self.dir.join(file_name(id))).and_then(|()| File::open(&self.dir)?.sync_all());
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Failure::at("removing the snapshot")(error));
-            }
-            _ => {}
-        }
-        let Some(snapshot) = self.lock().remove(&id) else { return Ok(()) };
-        host.shelf.remove(snapshot.generation).map_err(Failure::at("removing the snapshot"))
+    /// Takes one out whose file is removed.
+    pub fn remove(&self, id: Uuid) -> Option<Snapshot> {
+        self.lock().remove(&id)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Snapshot>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where snapshots are kept: `DIR/ID.json`.
+#[derive(Debug, Clone)]
+pub struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// Opens the directory, which is made if missing.
+    pub fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// Every snapshot. A file that cannot be read is put aside: a snapshot lives for minutes, and clones that run know
+    /// their generation by themselves.
+    pub fn list(&self) -> io::Result<Vec<Snapshot>> {
+        let mut snapshots = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)) {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "a snapshot's record is damaged");
+                    fs::rename(&path, path.with_extension("damaged"))?;
+                }
+            }
+        }
+        Ok(snapshots)
+    }
+
+    /// Keeps one, durably. Blocks.
+    pub fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
+        let name = file_name(snapshot.id);
+        replace(&self.dir, &name, &serde_json::to_vec_pretty(snapshot)?).inspect_err(|_| {
+            // It may be there and not durable.
+            let _ = fs::remove_file(self.dir.join(name));
+        })
+    }
+
+    /// Gives one up, durably. Giving up an unknown one succeeds. Blocks.
+    pub fn remove(&self, id: Uuid) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(file_name(id))).and_then(|()| File::open(&self.dir)?.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
