@@ -95,6 +95,8 @@ impl<G> Handle<G> {
     }
 }
 
+type Mailbox<H> = mpsc::Receiver<Message<GuestOf<H>>>;
+
 /// Callers waiting for the end of an operation.
 struct Waiter<G> {
     operation: Operation,
@@ -157,7 +159,7 @@ impl<H: Environment> Actor<H> {
         machine: Machine,
         record: Record,
         vm: Option<H::Vm>,
-    ) -> (Handle<GuestOf<H>>, Self, mpsc::Receiver<Message<GuestOf<H>>>) {
+    ) -> (Handle<GuestOf<H>>, Self, Mailbox<H>) {
         let (sender, mailbox) = mpsc::channel(limits::MAILBOX);
         let guest = vm.as_ref().map(|vm| vm.guest(1));
         let view = View { record: Arc::new(record.clone()), status: machine.status(), guest, laps: None };
@@ -182,8 +184,8 @@ impl<H: Environment> Actor<H> {
     }
 
     /// Until the capsule is gone, or the agent lets go of it.
-    async fn run(mut self, mut mailbox: mpsc::Receiver<Message<GuestOf<H>>>) {
-        while self.machine.status() != CapsuleStatus::Stopped && !self.never_ran {
+    async fn run(mut self, mut mailbox: Mailbox<H>) {
+        while self.machine.status() != CapsuleStatus::Stopped && !(self.never_ran && self.running.is_none()) {
             let remaining = self.remaining();
             // What has happened goes before what is asked for: an answer tells what is.
             tokio::select! {
@@ -203,6 +205,9 @@ impl<H: Environment> Actor<H> {
                         while self.running.is_some() {
                             let outcome = ended(self.running.as_mut()).await;
                             self.finish(outcome).await;
+                        }
+                        if let Some(vm) = self.vm.take() {
+                            vm.leave();
                         }
                         let _ = done.send(());
                         return;
@@ -260,11 +265,14 @@ impl<H: Environment> Actor<H> {
     }
 
     async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply<GuestOf<H>>) {
-        self.record.lifetime = lifetime;
+        let former = std::mem::replace(&mut self.record.lifetime, lifetime);
         self.shared.touch();
         // Before the operation under way ends there may be nothing to write; it ends with the record it began with.
         self.unsaved = self.running.is_some();
         let saved = if self.unsaved { Ok(()) } else { self.save().await };
+        if saved.is_err() {
+            self.record.lifetime = former;
+        }
         let answer = saved.map(|()| self.view());
         self.publish();
         let _ = reply.send(answer);
@@ -298,11 +306,11 @@ impl<H: Environment> Actor<H> {
     async fn vm_exited(&mut self, why: EndReason) {
         let (_, effects) = self.machine.on(&Event::VmExited(self.loss(why)));
         self.record.reason = self.machine.reason().cloned();
+        self.tell(&effects);
         if let Some(vm) = self.vm.take() {
             vm.end(&self.host).await;
         }
         self.lose().await;
-        self.publish();
         self.all(&effects);
     }
 
@@ -313,23 +321,24 @@ impl<H: Environment> Actor<H> {
         self.publish();
     }
 
-    fn perform(&mut self, effect: &Effect) {
-        match *effect {
-            Effect::Run(operation) => {
-                self.record.reason = self.machine.reason().cloned();
-                let work = operations::run(
-                    operation,
-                    self.host.clone(),
-                    self.record.clone(),
-                    self.vm.take(),
-                    self.discard_memory,
-                );
-                // Published before the work starts, so that no new call takes a lease on a VM about to be stopped.
-                self.publish();
-                self.running = Some(tokio::spawn(work));
+    /// Tells what is to be told: once it is durable, or before a loss becomes so. Then a crash in between has it told twice
+    /// and not never.
+    fn tell(&self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Report(report) = *effect {
+                self.report(report);
             }
-            Effect::Report(report) => self.report(report),
         }
+    }
+
+    fn perform(&mut self, effect: &Effect) {
+        let Effect::Run(operation) = *effect else { return };
+        self.record.reason = self.machine.reason().cloned();
+        let work =
+            operations::run(operation, self.host.clone(), self.record.clone(), self.vm.take(), self.discard_memory);
+        // Published before the work starts, so that no new call takes a lease on a VM about to be stopped.
+        self.publish();
+        self.running = Some(tokio::spawn(work));
     }
 
     async fn finish(&mut self, outcome: Outcome<H::Vm>) {
@@ -343,22 +352,22 @@ impl<H: Environment> Actor<H> {
         self.vm = outcome.vm.ok();
         let (_, effects) = self.machine.on(&event);
         self.record.reason = self.machine.reason().cloned();
+        self.tell(&effects);
         let result = match outcome.result {
-            Ok(place) => {
-                if let Some(place) = place {
-                    let old = std::mem::replace(&mut self.record.place, place);
-                    operations::free(&self.host, &old, &self.record.place);
-                    if std::mem::take(&mut self.unsaved)
-                        && let Err(failure) = self.save().await
-                    {
-                        tracing::error!(capsule = %self.record.id, %failure, "a restart would find the old lifetime");
-                    }
-                }
+            Ok(Some(place)) => {
+                let old = std::mem::replace(&mut self.record.place, place);
+                operations::free(&self.host, &old, &self.record.place);
+                Ok(())
+            }
+            Ok(None) => {
+                self.unsaved = false;
                 Ok(())
             }
             Err(failure) => {
                 tracing::warn!(capsule = %self.record.id, ?operation, %failure, "operation failed");
-                self.never_ran = operation == Operation::Create;
+                self.never_ran |= operation == Operation::Create;
+                // A resume may have come with a lifetime.
+                self.unsaved = (self.unsaved || operation == Operation::Resume) && !self.never_ran;
                 if operation == Operation::Pause && self.vm.is_none() {
                     self.lose().await;
                 }
@@ -366,6 +375,11 @@ impl<H: Environment> Actor<H> {
                 Err(failure)
             }
         };
+        if std::mem::take(&mut self.unsaved)
+            && let Err(failure) = self.save().await
+        {
+            tracing::error!(capsule = %self.record.id, %failure, "a restart would find the old lifetime");
+        }
         if self.vm.is_some() {
             self.lives += 1;
         }

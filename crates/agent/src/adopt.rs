@@ -3,17 +3,17 @@
 
 use crate::actor;
 use crate::environment::{Environment, GuestOf, VirtualMachine};
-use crate::failure::Failure;
 use crate::limits;
 use crate::operations::generation_of;
 use crate::record::{Listing, Place, Record};
 use crate::registry::Registry;
 use crate::told::metadata;
+use crate::vm_dirs;
 use futures_util::{StreamExt, stream};
 use hostlink::SandboxEvent;
 use model::EndReason;
 use network::{Adoption, Slot};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -43,16 +43,25 @@ pub async fn end_unowned_vms(listing: &Listing, vms: &Path, runtime: &Path) {
     }
 }
 
-/// Re-takes the network slots of running capsules. A slot that is gone is left out.
-pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot> {
-    let mut kept = HashMap::new();
-    for record in records {
-        let Place::Running { slot, .. } = record.place else { continue };
+/// VMs of running capsules that are still there, and their slots. A record that outlived its VM, because the loss could not be
+/// written down, names a slot that may be another's by now.
+pub fn slots_in_use(records: &[Record], is_there: impl Fn(Uuid) -> bool) -> Vec<(Uuid, u16, &Record)> {
+    let in_use = records.iter().filter_map(|record| match record.place {
+        Place::Running { vm, slot, .. } if is_there(vm) => Some((vm, slot, record)),
+        _ => None,
+    });
+    in_use.collect()
+}
+
+/// Re-takes the network slots of running capsules, by VM. A slot that is gone is left out.
+pub async fn slots(adoption: &Adoption, records: &[Record], runtime: &Path) -> BTreeMap<Uuid, Slot> {
+    let mut kept = BTreeMap::new();
+    for (vm, slot, record) in slots_in_use(records, |vm| vm_dirs::runtime_of(runtime, vm).exists()) {
         let policy = network::Policy { allow_internet: record.allow_internet, ..Default::default() };
         match adoption.adopt(slot, policy).await {
             Ok(adopted) => {
                 adopted.set_metadata(Some(metadata(record)));
-                kept.insert(slot, adopted);
+                kept.insert(vm, adopted);
             }
             Err(error) => tracing::error!(capsule = %record.id, slot, %error, "network slot lost"),
         }
@@ -65,16 +74,13 @@ pub async fn capsules<H: Environment>(
     host: &Arc<H>,
     registry: &Registry<GuestOf<H>>,
     listing: Listing,
-    mut slots: HashMap<u16, H::Slot>,
+    mut slots: BTreeMap<Uuid, H::Slot>,
 ) {
     registry.add_damaged(listing.damaged.iter().filter_map(|name| name.parse().ok()));
     let mut wanted = host.adopt_classes().await;
     wanted.extend(host.snapshots().generations());
     let with_slots = listing.records.into_iter().map(|record| {
-        let slot = match record.place {
-            Place::Running { slot, .. } => slots.remove(&slot),
-            _ => None,
-        };
+        let slot = vm_of(&record.place).and_then(|vm| slots.remove(&vm));
         find(host, record, slot)
     });
     // Side by side: all together take as long as the slowest, not as their sum.
@@ -82,9 +88,9 @@ pub async fn capsules<H: Environment>(
     // By where they are now: one that was given up needs nothing any more.
     wanted.extend(found.iter().filter_map(|(record, _)| generation_of(&record.place)));
     // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
-    if listing.damaged.is_empty()
-        && let Err(error) = host.collect_generations(&wanted)
-    {
+    if !listing.damaged.is_empty() {
+        host.keep_generations();
+    } else if let Err(error) = host.collect_generations(&wanted) {
         tracing::warn!(%error, "generations nobody needs could not be removed");
     }
     for (record, vm) in found {
@@ -143,9 +149,12 @@ async fn lose<H: Environment>(host: &Arc<H>, record: &mut Record, reason: EndRea
         timestamp_ms: H::now_ms(),
     };
     record.reason = Some(reason);
-    let saved = host.save_record(record.clone()).await;
-    if let Err(error) = saved.and_then(|()| host.report(&event).map_err(Failure::at("adding the event"))) {
-        tracing::error!(capsule = %record.id, %error, "its loss could not be written down");
+    // In this order: after a crash in between it is told twice and not never.
+    if let Err(error) = host.report(&event) {
+        tracing::error!(capsule = %record.id, %error, "event lost: it cannot be written");
+    }
+    if let Err(failure) = host.save_record(record.clone()).await {
+        tracing::error!(capsule = %record.id, %failure, "its loss could not be written down; the next start tries again");
     }
 }
 

@@ -68,6 +68,9 @@ pub trait Environment: Sized + Send + Sync + 'static {
     /// Removes every generation that is not among these; says which.
     fn collect_generations(&self, wanted: &[Uuid]) -> io::Result<Vec<Uuid>>;
 
+    /// Keeps every generation there is until the agent ends: nobody knows who needs it.
+    fn keep_generations(&self);
+
     /// Takes over the generations of size classes; says which they are.
     fn adopt_classes(self: &Arc<Self>) -> impl Future<Output = Vec<Uuid>> + Send;
 
@@ -171,6 +174,9 @@ pub trait VirtualMachine: Sized + Send + Sync + 'static {
 
     /// After a save that failed: lets it run on.
     fn carry_on(&self, record: &Record) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Lets go of it: it goes on, and the next agent finds all it needs.
+    fn leave(self);
 
     /// Ends it and frees all it had.
     fn end(self, host: &Arc<Self::Host>) -> impl Future<Output = ()> + Send;

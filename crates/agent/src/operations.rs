@@ -49,15 +49,7 @@ pub async fn run<H: Environment>(
             Some(vm) => pause(&host, &record, vm).await,
             None => (Err(Failure::Unknown), Err(EndReason::VmCrash)),
         },
-        Operation::Destroy => {
-            if let Some(vm) = vm {
-                vm.end(&host).await;
-            }
-            host.pass("destroy.ended").await;
-            free_generation(&host, &record.place, None);
-            host.pass("destroy.freed").await;
-            (host.remove_record(record.id).await.map(|()| None), Err(EndReason::User))
-        }
+        Operation::Destroy => destroy(&host, &record, vm).await,
     };
     Outcome { operation, result, vm }
 }
@@ -195,6 +187,20 @@ async fn pause<H: Environment>(host: &Arc<H>, record: &Record, mut vm: H::Vm) ->
             }
         },
     }
+}
+
+/// Its end is on the disk before anything of it goes; a failure leaves it where it was.
+async fn destroy<H: Environment>(host: &Arc<H>, record: &Record, vm: Option<H::Vm>) -> Ended<H::Vm> {
+    if let Err(failure) = host.remove_record(record.id).await {
+        return (Err(failure), vm.ok_or(EndReason::User));
+    }
+    host.pass("destroy.recorded").await;
+    if let Some(vm) = vm {
+        vm.end(host).await;
+    }
+    host.pass("destroy.ended").await;
+    free_generation(host, &record.place, None);
+    (Ok(None), Err(EndReason::User))
 }
 
 /// Keeps a snapshot of a VM that goes on. One with this id is left as it is: it was asked for twice.

@@ -82,6 +82,11 @@ impl Environment for Host {
         self.shelf.collect(wanted)
     }
 
+    fn keep_generations(&self) {
+        let all = self.shelf.list().unwrap_or_default();
+        all.into_iter().filter_map(|id| self.shelf.pin(id)).for_each(memory::Pin::outlive);
+    }
+
     async fn adopt_classes(self: &Arc<Self>) -> Vec<Uuid> {
         self.classes.adopt(self).await
     }
@@ -192,6 +197,10 @@ impl VirtualMachine for Vm {
 
     async fn carry_on(&self, record: &Record) -> Result<(), Failure> {
         Vm::carry_on(self, record).await
+    }
+
+    fn leave(self) {
+        Vm::leave(self);
     }
 
     async fn end(self, host: &Arc<Host>) {

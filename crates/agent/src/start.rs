@@ -225,7 +225,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         resolvers: network::Resolvers::Host,
     };
     let adoption = Network::open(slots).await?;
-    let kept = adopt::slots(&adoption, &listing.records).await;
+    let kept = adopt::slots(&adoption, &listing.records, &runtime).await;
     // Nothing is given up while a record is damaged: it may be the one that names its owner.
     let orphans = if listing.damaged.is_empty() { Orphans::Remove } else { Orphans::Keep };
     let network = adoption.finish(orphans).await;
