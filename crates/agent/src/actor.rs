@@ -1,28 +1,28 @@
 //! One task per capsule. It owns the capsule's VM, performs the operations its machine asks for, one at a time, and
 //! outlives every caller.
 
+use crate::environment::{Environment, GuestOf, VirtualMachine};
 use crate::failure::Failure;
-use crate::host::Host;
 use crate::operations::{self, Outcome};
 use crate::record::{Egress, Place, Record};
-use crate::shared::{Shared, View, now_ms};
+use crate::shared::{Guest, Shared, View};
 use crate::snapshots::{SnapshotWish, Taken};
-use crate::vm::Vm;
 use crate::{limits, registry::Registry};
 use hostlink::SandboxEvent;
 use lifecycle::agent::{Command, Effect, Event, Left, Loss, Machine, Operation, Report, Verdict};
 use model::{CapsuleStatus, EndReason, Lifetime};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Answer to a caller: the capsule as it is then.
-pub type Reply = oneshot::Sender<Result<View, Failure>>;
+pub type Reply<G = Guest> = oneshot::Sender<Result<View<G>, Failure>>;
 
 /// What can be asked of a capsule.
-pub enum Message {
+pub enum Message<G = Guest> {
     /// A change of state.
     Ask {
         /// Which.
@@ -30,14 +30,14 @@ pub enum Message {
         /// How.
         how: How,
         /// Who wants to know.
-        reply: Reply,
+        reply: Reply<G>,
     },
     /// A new lifetime.
-    SetLifetime(Lifetime, Reply),
+    SetLifetime(Lifetime, Reply<G>),
     /// What it may reach.
-    SetEgress(Egress, Reply),
+    SetEgress(Egress, Reply<G>),
     /// Wait until it has been created.
-    Join(Reply),
+    Join(Reply<G>),
     /// Keep a snapshot of it; it stays what it is.
     Snapshot(SnapshotWish, oneshot::Sender<Result<Taken, Failure>>),
     /// Leave the VM running and end: the agent is shutting down.
@@ -57,30 +57,30 @@ pub struct How {
 
 /// Where messages for a capsule go.
 #[derive(Clone)]
-pub struct Handle {
-    mailbox: mpsc::Sender<Message>,
+pub struct Handle<G = Guest> {
+    mailbox: mpsc::Sender<Message<G>>,
     /// What can be seen without asking.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<Shared<G>>,
 }
 
-impl Handle {
+impl<G> Handle<G> {
     /// Asks for a change and waits for its end. The work goes on when the caller leaves.
-    pub async fn ask(&self, command: Command, how: How) -> Result<View, Failure> {
+    pub async fn ask(&self, command: Command, how: How) -> Result<View<G>, Failure> {
         self.send(|reply| Message::Ask { command, how, reply }).await
     }
 
     /// Sets the lifetime.
-    pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<View, Failure> {
+    pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<View<G>, Failure> {
         self.send(|reply| Message::SetLifetime(lifetime, reply)).await
     }
 
     /// Sets what it may reach; in force on return.
-    pub async fn set_egress(&self, egress: Egress) -> Result<View, Failure> {
+    pub async fn set_egress(&self, egress: Egress) -> Result<View<G>, Failure> {
         self.send(|reply| Message::SetEgress(egress, reply)).await
     }
 
     /// Waits until it has been created; it may have moved on since.
-    pub async fn join(&self) -> Result<View, Failure> {
+    pub async fn join(&self) -> Result<View<G>, Failure> {
         self.send(Message::Join).await
     }
 
@@ -99,29 +99,31 @@ impl Handle {
         }
     }
 
-    async fn send(&self, message: impl FnOnce(Reply) -> Message) -> Result<View, Failure> {
+    async fn send(&self, message: impl FnOnce(Reply<G>) -> Message<G>) -> Result<View<G>, Failure> {
         let (reply, answer) = oneshot::channel();
         self.mailbox.send(message(reply)).await.map_err(|_| Failure::Stopping)?;
         answer.await.map_err(|_| Failure::Stopping)?
     }
 }
 
+type Mailbox<H> = mpsc::Receiver<Message<GuestOf<H>>>;
+
 /// Callers waiting for the end of an operation.
-struct Waiter {
+struct Waiter<G> {
     operation: Operation,
-    reply: Reply,
+    reply: Reply<G>,
 }
 
-struct Actor {
-    host: Arc<Host>,
-    registry: Registry,
+struct Actor<H: Environment> {
+    host: Arc<H>,
+    registry: Registry<GuestOf<H>>,
     machine: Machine,
     record: Record,
-    vm: Option<Vm>,
+    vm: Option<H::Vm>,
     lives: u64,
-    shared: Arc<Shared>,
-    waiters: Vec<Waiter>,
-    running: Option<JoinHandle<Outcome>>,
+    shared: Arc<Shared<GuestOf<H>>>,
+    waiters: Vec<Waiter<GuestOf<H>>>,
+    running: Option<JoinHandle<Outcome<H::Vm>>>,
     discard_memory: bool,
     /// Its create failed: nothing of it is left, so there is nothing to destroy later.
     never_ran: bool,
@@ -132,7 +134,12 @@ struct Actor {
 }
 
 /// Starts the actor of a new capsule and waits until it runs.
-pub fn create(host: &Arc<Host>, registry: &Registry, record: Record, reply: Reply) -> Handle {
+pub fn create<H: Environment>(
+    host: &Arc<H>,
+    registry: &Registry<GuestOf<H>>,
+    record: Record,
+    reply: Reply<GuestOf<H>>,
+) -> Handle<GuestOf<H>> {
     let (machine, effect) = Machine::create();
     let (handle, mut actor, mailbox) = Actor::new(host, registry, machine, record, None);
     actor.waiters.push(Waiter { operation: Operation::Create, reply });
@@ -144,25 +151,30 @@ pub fn create(host: &Arc<Host>, registry: &Registry, record: Record, reply: Repl
 }
 
 /// Starts the actor of a capsule found on the host.
-pub fn adopt(host: &Arc<Host>, registry: &Registry, record: Record, vm: Option<Vm>) -> Handle {
+pub fn adopt<H: Environment>(
+    host: &Arc<H>,
+    registry: &Registry<GuestOf<H>>,
+    record: Record,
+    vm: Option<H::Vm>,
+) -> Handle<GuestOf<H>> {
     let machine = Machine::at(record.status());
     let (handle, actor, mailbox) = Actor::new(host, registry, machine, record, vm);
     tokio::spawn(actor.run(mailbox));
     handle
 }
 
-impl Actor {
+impl<H: Environment> Actor<H> {
     fn new(
-        host: &Arc<Host>,
-        registry: &Registry,
+        host: &Arc<H>,
+        registry: &Registry<GuestOf<H>>,
         machine: Machine,
         record: Record,
-        vm: Option<Vm>,
-    ) -> (Handle, Self, mpsc::Receiver<Message>) {
+        vm: Option<H::Vm>,
+    ) -> (Handle<GuestOf<H>>, Self, Mailbox<H>) {
         let (sender, mailbox) = mpsc::channel(limits::MAILBOX);
         let guest = vm.as_ref().map(|vm| vm.guest(1));
         let view = View { record: Arc::new(record.clone()), status: machine.status(), guest, laps: None };
-        let shared = Shared::new(view);
+        let shared = Shared::new(view, H::now_ms);
         let handle = Handle { mailbox: sender, shared: shared.clone() };
         let actor = Self {
             host: host.clone(),
@@ -183,11 +195,15 @@ impl Actor {
     }
 
     /// Until the capsule is gone, or the agent lets go of it.
-    async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
-        while self.machine.status() != CapsuleStatus::Stopped && !self.never_ran {
+    async fn run(mut self, mut mailbox: Mailbox<H>) {
+        while self.machine.status() != CapsuleStatus::Stopped && !(self.never_ran && self.running.is_none()) {
             let remaining = self.remaining();
+            // What has happened goes before what is asked for: an answer tells what is.
             tokio::select! {
+                biased;
                 outcome = ended(self.running.as_mut()) => self.finish(outcome).await,
+                why = exited(self.vm.as_ref()), if self.running.is_none() => self.vm_exited(why).await,
+                () = elapsed(remaining) => self.lifetime_ended(),
                 message = mailbox.recv() => match message {
                     Some(Message::Ask { command, how, reply }) => self.command(command, how, reply),
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
@@ -200,13 +216,14 @@ impl Actor {
                             let outcome = ended(self.running.as_mut()).await;
                             self.finish(outcome).await;
                         }
+                        if let Some(vm) = self.vm.take() {
+                            vm.leave();
+                        }
                         let _ = done.send(());
                         return;
                     }
                     None => return,
                 },
-                why = exited(self.vm.as_ref()), if self.running.is_none() => self.vm_exited(why).await,
-                () = elapsed(remaining) => self.lifetime_ended(),
             }
         }
         self.registry.forget(self.record.id);
@@ -217,12 +234,12 @@ impl Actor {
         if self.machine.status() != CapsuleStatus::Running {
             return None;
         }
-        let left = self.record.lifetime.remaining_ms(now_ms(), self.shared.last_active_ms());
+        let left = self.record.lifetime.remaining_ms(H::now_ms(), self.shared.last_active_ms());
         let not_before = self.retry_at.saturating_duration_since(Instant::now());
         left.map(|ms| Duration::from_millis(ms).max(not_before))
     }
 
-    fn command(&mut self, command: Command, how: How, reply: Reply) {
+    fn command(&mut self, command: Command, how: How, reply: Reply<GuestOf<H>>) {
         let (verdict, effects) = self.machine.on(&Event::Command(command));
         if !effects.is_empty() {
             self.discard_memory = how.discard_memory;
@@ -244,7 +261,7 @@ impl Actor {
         self.all(&effects);
     }
 
-    fn join(&mut self, reply: Reply) {
+    fn join(&mut self, reply: Reply<GuestOf<H>>) {
         match self.machine.status() {
             CapsuleStatus::Starting => self.waiters.push(Waiter { operation: Operation::Create, reply }),
             status @ CapsuleStatus::Stopping => drop(reply.send(Err(Failure::State(status)))),
@@ -252,25 +269,28 @@ impl Actor {
         }
     }
 
-    async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply) {
-        self.record.lifetime = lifetime;
+    async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply<GuestOf<H>>) {
+        let former = std::mem::replace(&mut self.record.lifetime, lifetime);
         self.shared.touch();
         // Before the operation under way ends there may be nothing to write; it ends with the record it began with.
         self.unsaved = self.running.is_some();
         let saved = if self.unsaved { Ok(()) } else { self.save().await };
+        if saved.is_err() {
+            self.record.lifetime = former;
+        }
         let answer = saved.map(|()| self.view());
         self.publish();
         let _ = reply.send(answer);
     }
 
-    async fn set_egress(&mut self, egress: Egress, reply: Reply) {
+    async fn set_egress(&mut self, egress: Egress, reply: Reply<GuestOf<H>>) {
         let _ = reply.send(self.change_egress(egress).await);
         self.publish();
     }
 
     /// Written down before it is put in force: an agent that ends in between puts it in force when it starts again. Not
     /// while an operation is under way, which has its own copy of the record.
-    async fn change_egress(&mut self, egress: Egress) -> Result<View, Failure> {
+    async fn change_egress(&mut self, egress: Egress) -> Result<View<GuestOf<H>>, Failure> {
         if self.running.is_some() {
             return Err(Failure::State(self.machine.status()));
         }
@@ -322,11 +342,11 @@ impl Actor {
     async fn vm_exited(&mut self, why: EndReason) {
         let (_, effects) = self.machine.on(&Event::VmExited(self.loss(why)));
         self.record.reason = self.machine.reason().cloned();
+        self.tell(&effects);
         if let Some(vm) = self.vm.take() {
             vm.end(&self.host).await;
         }
         self.lose().await;
-        self.publish();
         self.all(&effects);
     }
 
@@ -337,26 +357,27 @@ impl Actor {
         self.publish();
     }
 
-    fn perform(&mut self, effect: &Effect) {
-        match *effect {
-            Effect::Run(operation) => {
-                self.record.reason = self.machine.reason().cloned();
-                let work = operations::run(
-                    operation,
-                    self.host.clone(),
-                    self.record.clone(),
-                    self.vm.take(),
-                    self.discard_memory,
-                );
-                // Published before the work starts, so that no new call takes a lease on a VM about to be stopped.
-                self.publish();
-                self.running = Some(tokio::spawn(work));
+    /// Tells what is to be told: once it is durable, or before a loss becomes so. Then a crash in between has it told twice
+    /// and not never.
+    fn tell(&self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Report(report) = *effect {
+                self.report(report);
             }
-            Effect::Report(report) => self.report(report),
         }
     }
 
-    async fn finish(&mut self, outcome: Outcome) {
+    fn perform(&mut self, effect: &Effect) {
+        let Effect::Run(operation) = *effect else { return };
+        self.record.reason = self.machine.reason().cloned();
+        let work =
+            operations::run(operation, self.host.clone(), self.record.clone(), self.vm.take(), self.discard_memory);
+        // Published before the work starts, so that no new call takes a lease on a VM about to be stopped.
+        self.publish();
+        self.running = Some(tokio::spawn(work));
+    }
+
+    async fn finish(&mut self, outcome: Outcome<H::Vm>) {
         self.running = None;
         let operation = outcome.operation;
         let event = match (&outcome.result, &outcome.vm) {
@@ -367,22 +388,22 @@ impl Actor {
         self.vm = outcome.vm.ok();
         let (_, effects) = self.machine.on(&event);
         self.record.reason = self.machine.reason().cloned();
+        self.tell(&effects);
         let result = match outcome.result {
-            Ok(place) => {
-                if let Some(place) = place {
-                    let old = std::mem::replace(&mut self.record.place, place);
-                    operations::free(&self.host, &old, &self.record.place);
-                    if std::mem::take(&mut self.unsaved)
-                        && let Err(failure) = self.save().await
-                    {
-                        tracing::error!(capsule = %self.record.id, %failure, "a restart would find the old lifetime");
-                    }
-                }
+            Ok(Some(place)) => {
+                let old = std::mem::replace(&mut self.record.place, place);
+                operations::free(&self.host, &old, &self.record.place);
+                Ok(())
+            }
+            Ok(None) => {
+                self.unsaved = false;
                 Ok(())
             }
             Err(failure) => {
                 tracing::warn!(capsule = %self.record.id, ?operation, %failure, "operation failed");
-                self.never_ran = operation == Operation::Create;
+                self.never_ran |= operation == Operation::Create;
+                // A resume may have come with a lifetime.
+                self.unsaved = (self.unsaved || operation == Operation::Resume) && !self.never_ran;
                 if operation == Operation::Pause && self.vm.is_none() {
                     self.lose().await;
                 }
@@ -390,6 +411,11 @@ impl Actor {
                 Err(failure)
             }
         };
+        if std::mem::take(&mut self.unsaved)
+            && let Err(failure) = self.save().await
+        {
+            tracing::error!(capsule = %self.record.id, %failure, "a restart would find the old lifetime");
+        }
         if self.vm.is_some() {
             self.lives += 1;
         }
@@ -416,14 +442,14 @@ impl Actor {
     }
 
     async fn save(&self) -> Result<(), Failure> {
-        operations::save(&self.host, self.record.clone()).await
+        self.host.save_record(self.record.clone()).await
     }
 
     fn answer(&mut self, operation: Operation, result: &Result<(), Failure>) {
         let view = self.view();
         let (done, rest) = self.waiters.drain(..).partition(|waiter| waiter.operation == operation);
         self.waiters = rest;
-        let done: Vec<Waiter> = done;
+        let done: Vec<Waiter<_>> = done;
         for waiter in done {
             let _ = waiter.reply.send(result.clone().map(|()| view.clone()));
         }
@@ -449,14 +475,14 @@ impl Actor {
             event: event.to_owned(),
             status: self.machine.status().to_string(),
             reason: self.machine.reason().map(ToString::to_string).unwrap_or_default(),
-            timestamp_ms: now_ms(),
+            timestamp_ms: H::now_ms(),
         };
-        if let Err(error) = self.host.events.add(&event) {
+        if let Err(error) = self.host.report(&event) {
             tracing::error!(capsule = %self.record.id, %error, "event lost: it cannot be written");
         }
     }
 
-    fn view(&self) -> View {
+    fn view(&self) -> View<GuestOf<H>> {
         let status = self.machine.status();
         let guest = self.vm.as_ref().filter(|_| status == CapsuleStatus::Running).map(|vm| vm.guest(self.lives));
         let laps = self.vm.as_ref().map(|vm| Arc::new(vm.laps().clone()));
@@ -468,7 +494,7 @@ impl Actor {
     }
 }
 
-async fn ended(running: Option<&mut JoinHandle<Outcome>>) -> Outcome {
+async fn ended<V>(running: Option<&mut JoinHandle<Outcome<V>>>) -> Outcome<V> {
     match running {
         Some(task) => match task.await {
             Ok(outcome) => outcome,
@@ -479,7 +505,7 @@ async fn ended(running: Option<&mut JoinHandle<Outcome>>) -> Outcome {
     }
 }
 
-async fn exited(vm: Option<&Vm>) -> EndReason {
+async fn exited<V: VirtualMachine>(vm: Option<&V>) -> EndReason {
     match vm {
         Some(vm) => vm.exited().await,
         None => std::future::pending().await,

@@ -2,32 +2,30 @@
 //! Whatever belongs to no record is ended and removed.
 
 use crate::actor;
-use crate::host::Host;
+use crate::environment::{Environment, GuestOf, VirtualMachine};
 use crate::limits;
 use crate::operations::generation_of;
 use crate::record::{Listing, Place, Record};
 use crate::registry::Registry;
-use crate::shared::now_ms;
 use crate::told::metadata;
-use crate::vm::{Vm, ending};
-use crate::vm_dirs::Dirs;
+use crate::vm_dirs;
 use futures_util::{StreamExt, stream};
 use hostlink::SandboxEvent;
 use model::EndReason;
 use network::{Adoption, Slot};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// The VMs that records name; none while a record is damaged: then nobody knows.
+pub fn owned_vms(listing: &Listing) -> Option<HashSet<Uuid>> {
+    listing.damaged.is_empty().then(|| listing.records.iter().filter_map(|record| vm_of(&record.place)).collect())
+}
+
 /// Ends VMs that no record names: ready ones, and those of a create or destroy that was cut short.
-///
-/// Nothing is ended while a record is damaged: it may be the one that names the VM.
 pub async fn end_unowned_vms(listing: &Listing, vms: &Path, runtime: &Path) {
-    if !listing.damaged.is_empty() {
-        return;
-    }
-    let owned: HashSet<Uuid> = listing.records.iter().filter_map(|record| vm_of(&record.place)).collect();
+    let Some(owned) = owned_vms(listing) else { return };
     for (dir, is_runtime) in [(runtime, true), (vms, false)] {
         let Ok(entries) = std::fs::read_dir(dir) else { continue };
         for entry in entries.flatten() {
@@ -45,15 +43,24 @@ pub async fn end_unowned_vms(listing: &Listing, vms: &Path, runtime: &Path) {
     }
 }
 
-/// Re-takes the network slots of running capsules. A slot that is gone is left out.
-pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot> {
-    let mut kept = HashMap::new();
-    for record in records {
-        let Place::Running { slot, .. } = record.place else { continue };
+/// VMs of running capsules that are still there, and their slots. A record that outlived its VM, because the loss could not be
+/// written down, names a slot that may be another's by now.
+pub fn slots_in_use(records: &[Record], is_there: impl Fn(Uuid) -> bool) -> Vec<(Uuid, u16, &Record)> {
+    let in_use = records.iter().filter_map(|record| match record.place {
+        Place::Running { vm, slot, .. } if is_there(vm) => Some((vm, slot, record)),
+        _ => None,
+    });
+    in_use.collect()
+}
+
+/// Re-takes the network slots of running capsules, by VM. A slot that is gone is left out.
+pub async fn slots(adoption: &Adoption, records: &[Record], runtime: &Path) -> BTreeMap<Uuid, Slot> {
+    let mut kept = BTreeMap::new();
+    for (vm, slot, record) in slots_in_use(records, |vm| vm_dirs::runtime_of(runtime, vm).exists()) {
         match adoption.adopt(slot, record.egress.policy()).await {
             Ok(adopted) => {
                 adopted.set_metadata(Some(metadata(record)));
-                kept.insert(slot, adopted);
+                kept.insert(vm, adopted);
             }
             Err(error) => tracing::error!(capsule = %record.id, slot, %error, "network slot lost"),
         }
@@ -62,15 +69,17 @@ pub async fn slots(adoption: &Adoption, records: &[Record]) -> HashMap<u16, Slot
 }
 
 /// Starts an actor for every record, with its VM where that still runs, and removes generations nobody needs.
-pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, mut slots: HashMap<u16, Slot>) {
+pub async fn capsules<H: Environment>(
+    host: &Arc<H>,
+    registry: &Registry<GuestOf<H>>,
+    listing: Listing,
+    mut slots: BTreeMap<Uuid, H::Slot>,
+) {
     registry.add_damaged(listing.damaged.iter().filter_map(|name| name.parse().ok()));
-    let mut wanted = host.classes.adopt(host).await;
-    wanted.extend(host.snapshots.generations());
+    let mut wanted = host.adopt_classes().await;
+    wanted.extend(host.snapshots().generations());
     let with_slots = listing.records.into_iter().map(|record| {
-        let slot = match record.place {
-            Place::Running { slot, .. } => slots.remove(&slot),
-            _ => None,
-        };
+        let slot = vm_of(&record.place).and_then(|vm| slots.remove(&vm));
         find(host, record, slot)
     });
     // Side by side: all together take as long as the slowest, not as their sum.
@@ -78,10 +87,9 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
     // By where they are now: one that was given up needs nothing any more.
     wanted.extend(found.iter().filter_map(|(record, _)| generation_of(&record.place)));
     // Before any actor runs: a capsule whose lifetime is over pauses at once, into a generation nobody wants yet.
-    if listing.damaged.is_empty()
-        && !host.snapshots.are_damaged()
-        && let Err(error) = host.shelf.collect(&wanted)
-    {
+    if !listing.damaged.is_empty() || host.snapshots().are_damaged() {
+        host.keep_generations();
+    } else if let Err(error) = host.collect_generations(&wanted) {
         tracing::warn!(%error, "generations nobody needs could not be removed");
     }
     for (record, vm) in found {
@@ -93,7 +101,7 @@ pub async fn capsules(host: &Arc<Host>, registry: &Registry, listing: Listing, m
 }
 
 /// The capsule with its VM, where that still runs.
-async fn find(host: &Arc<Host>, mut record: Record, slot: Option<Slot>) -> (Record, Option<Vm>) {
+async fn find<H: Environment>(host: &Arc<H>, mut record: Record, slot: Option<H::Slot>) -> (Record, Option<H::Vm>) {
     let vm = match record.place {
         Place::Running { vm, base, booted, .. } => attach(host, &mut record, vm, slot, base.filter(|_| !booted)).await,
         Place::Paused { generation } => {
@@ -108,24 +116,28 @@ async fn find(host: &Arc<Host>, mut record: Record, slot: Option<Slot>) -> (Reco
 }
 
 /// Its VM, found again; else what is left of it is freed and its loss written down.
-async fn attach(host: &Arc<Host>, record: &mut Record, vm: Uuid, slot: Option<Slot>, base: Option<Uuid>) -> Option<Vm> {
+async fn attach<H: Environment>(
+    host: &Arc<H>,
+    record: &mut Record,
+    vm: Uuid,
+    slot: Option<H::Slot>,
+    base: Option<Uuid>,
+) -> Option<H::Vm> {
     let (why, slot) = match slot {
-        Some(slot) => match Vm::attach(host, record, vm, slot, base).await {
+        Some(slot) => match H::Vm::attach(host, record, vm, slot, base).await {
             Ok(vm) => return Some(vm),
             Err((failure, slot)) => (failure.to_string(), Some(slot)),
         },
         None => ("its network slot is gone".to_owned(), None),
     };
     tracing::error!(capsule = %record.id, why, "given up");
-    // Before what is left of it is removed: its last words are in there.
-    let reason = ending::ended_unseen(vm, &Dirs::of(host, vm).runtime);
-    Vm::discard(host, vm, slot).await;
-    lose(host, record, reason);
+    let reason = H::Vm::discard(host, vm, slot).await;
+    lose(host, record, reason).await;
     None
 }
 
 /// Its VM ended while no agent was there.
-fn lose(host: &Host, record: &mut Record, reason: EndReason) {
+async fn lose<H: Environment>(host: &Arc<H>, record: &mut Record, reason: EndReason) {
     record.place = record.without_vm();
     let event = SandboxEvent {
         id: Uuid::now_v7(),
@@ -133,11 +145,15 @@ fn lose(host: &Host, record: &mut Record, reason: EndReason) {
         event: "sandbox.crashed".to_owned(),
         status: record.status().to_string(),
         reason: reason.to_string(),
-        timestamp_ms: now_ms(),
+        timestamp_ms: H::now_ms(),
     };
     record.reason = Some(reason);
-    if let Err(error) = host.records.save(record).and_then(|()| host.events.add(&event)) {
-        tracing::error!(capsule = %record.id, %error, "its loss could not be written down");
+    // In this order: after a crash in between it is told twice and not never.
+    if let Err(error) = host.report(&event) {
+        tracing::error!(capsule = %record.id, %error, "event lost: it cannot be written");
+    }
+    if let Err(failure) = host.save_record(record.clone()).await {
+        tracing::error!(capsule = %record.id, %failure, "its loss could not be written down; the next start tries again");
     }
 }
 

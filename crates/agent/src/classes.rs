@@ -35,7 +35,7 @@ impl Classes {
         for id in host.shelf.list().unwrap_or_default() {
             let Ok(generation) = host.open_generation(id).await else { continue };
             let label = generation.manifest().labels.get(LABEL).and_then(|text| serde_json::from_str(text).ok());
-            if let Some(class) = label
+            if let Some(class) = label.filter(|class: &Class| host.has_template(class.template))
                 && host.compatible(&generation).is_ok()
                 && generation.manifest().labels.get("artifacts") == Some(&host.artifacts.key)
             {
@@ -51,9 +51,14 @@ impl Classes {
     /// The class's generation, made now if there is none. Concurrent callers wait for one boot.
     pub async fn generation(&self, host: &Arc<Host>, class: &Class) -> Result<Arc<Generation>, Failure> {
         let cell = self.cell(class);
-        let made = cell.get_or_try_init(|| boot(host, class)).await.cloned();
+        let made = cell.get_or_try_init(|| boot(host, class)).await.cloned()?;
+        // Its template may be gone since.
+        if !host.has_template(class.template) {
+            let _ = host.shelf.remove(made.id());
+            return Err(Failure::Template(class.template));
+        }
         self.forget_oldest(host, class);
-        made
+        Ok(made)
     }
 
     /// Whether the class's generation exists.

@@ -1,6 +1,8 @@
 //! Ends that nobody asked for, told to the control plane at least once.
 //!
-//! An event is a file until the control plane has taken it, so neither a lost answer nor a restart loses it.
+//! An event is a file until the control plane has taken it, so neither a lost answer nor a restart loses it. The loss of a
+//! VM becomes one before it is written down. What a lifetime's end did does so once it is durable: should the agent end just
+//! between, it is the list of capsules that tells, which the control plane reads then.
 
 use crate::limits;
 use crate::record::replace;

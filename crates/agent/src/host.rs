@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::{Class, Records};
-use crate::snapshots::Snapshots;
+use crate::snapshots::{self, Snapshots};
 use image::Artifacts;
 use keeper::cgroup::CgroupSpec;
 use memory::{Generation, Shelf};
@@ -53,6 +53,8 @@ pub struct Host {
     pub classes: Classes,
     /// Generations kept for clones to come.
     pub snapshots: Snapshots,
+    /// Where that is written down.
+    pub snapshot_files: snapshots::Files,
     /// VMs that wait.
     pub ready: Ready,
     /// What capsules use.
@@ -125,6 +127,11 @@ impl Host {
             initramfs: self.artifacts.initramfs.clone(),
             cmdline: format!("{CMDLINE} {}", self.vmm.cmdline()),
         }
+    }
+
+    /// Whether there is such a template here.
+    pub fn has_template(&self, template: Uuid) -> bool {
+        template == model::TemplateId::MINIMAL.uuid() || self.snapshots.get(template).is_some()
     }
 
     /// Root disk of a template.

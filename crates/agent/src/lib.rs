@@ -2,40 +2,44 @@
 //!
 //! Knows: one actor per capsule ([`actor`]), the four operations and their undoing ([`operations`]), snapshots of capsules
 //! that go on ([`snapshots`]), what is written down so that a restart finds every VM again ([`record`], [`adopt`]), what
-//! capsules use ([`metrics`]), the RPC surface ([`rpc`]), and what a host would offer an agent ([`survey`]).
+//! capsules use ([`metrics`]), the RPC surface ([`rpc`]), and what a host would offer an agent ([`survey`]). Capsules touch
+//! their host through [`environment`] alone, so that a simulator can take its place.
 //! Must never know: which VMM runs a machine, how a page becomes durable, SQL, or who may do what: the control plane
 //! decides, the agent does.
 //!
 //! A start is [`prepare`] (what guests boot from) and then [`Agent::start`]; [`Agent::stop`] either saves every running
 //! capsule or leaves it running for the next agent.
 
-mod actor;
-mod adopt;
+pub mod actor;
+pub mod adopt;
 mod classes;
+pub mod environment;
 mod events;
-mod failure;
+pub mod failure;
 mod host;
-mod laps;
+pub mod laps;
 mod limits;
 mod metrics;
-mod operations;
+pub mod operations;
 mod options;
 mod points;
 mod proxy;
 mod ready;
-mod record;
-mod registry;
+mod real;
+pub mod record;
+pub mod registry;
 mod rpc;
-mod shared;
-mod snapshots;
+pub mod shared;
+pub mod snapshots;
 mod start;
 pub mod survey;
 mod teardown;
 mod tier;
-mod told;
+pub mod told;
 mod vm;
 mod vm_dirs;
 
 pub use options::{Options, VmmChoice};
 pub use start::{Agent, Prepared, StartError, Stop, prepare};
 pub use teardown::{TeardownError, teardown};
+pub use vm::Standstill;

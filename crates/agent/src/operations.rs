@@ -1,33 +1,30 @@
 //! The four operations on a capsule, as the machine asks for them. Each either reaches its stable point or leaves
 //! the capsule where it was. The stable point is on the disk before anything it replaces is given up.
 
+use crate::environment::{Environment, GuestOf, VirtualMachine};
 use crate::failure::Failure;
-use crate::host::Host;
-use crate::limits;
-use crate::points;
 use crate::record::{Place, Record};
 use crate::registry::Registry;
 use crate::snapshots::{Snapshot, SnapshotWish, Taken};
 use crate::told::Purpose;
-use crate::vm::{Standstill, Vm};
+use crate::vm::Standstill;
 use lifecycle::agent::Operation;
-use memory::{Generation, Seal};
 use model::{CapsuleId, EndReason};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// The end of an operation.
-pub struct Outcome {
+pub struct Outcome<V> {
     /// Which.
     pub operation: Operation,
     /// Where the capsule is now; `None` = gone.
     pub result: Result<Option<Place>, Failure>,
     /// Its VM, when it has one; else, after a failure, why not.
-    pub vm: Result<Vm, EndReason>,
+    pub vm: Result<V, EndReason>,
 }
 
-impl Outcome {
+impl<V> Outcome<V> {
     /// Of an operation that panicked. Its VM, if it had one, belongs to nobody now and is ended by the next start.
     pub fn panicked(error: &tokio::task::JoinError) -> Self {
         let failure = Failure::Host { step: "operation", why: error.to_string() };
@@ -36,14 +33,14 @@ impl Outcome {
 }
 
 /// Performs it.
-pub async fn run(
+pub async fn run<H: Environment>(
     operation: Operation,
-    host: Arc<Host>,
+    host: Arc<H>,
     record: Record,
-    vm: Option<Vm>,
+    vm: Option<H::Vm>,
     discard_memory: bool,
-) -> Outcome {
-    points::pass(&host, begun(operation)).await;
+) -> Outcome<H::Vm> {
+    host.pass(begun(operation)).await;
     let (result, vm) = match operation {
         Operation::Create => started(&host, &record, create(&host, &record).await).await,
         Operation::Resume if discard_memory => started(&host, &record, reboot(&host, &record).await).await,
@@ -52,15 +49,7 @@ pub async fn run(
             Some(vm) => pause(&host, &record, vm, discard_memory).await,
             None => (Err(Failure::Unknown), Err(EndReason::VmCrash)),
         },
-        Operation::Destroy => {
-            if let Some(vm) = vm {
-                vm.end(&host).await;
-            }
-            points::pass(&host, "destroy.ended").await;
-            free_generation(&host, &record.place, None);
-            points::pass(&host, "destroy.freed").await;
-            (remove(&host, record.id).await.map(|()| None), Err(EndReason::User))
-        }
+        Operation::Destroy => destroy(&host, &record, vm).await,
     };
     Outcome { operation, result, vm }
 }
@@ -74,20 +63,20 @@ fn begun(operation: Operation) -> &'static str {
     }
 }
 
-type Ended = (Result<Option<Place>, Failure>, Result<Vm, EndReason>);
+type Ended<V> = (Result<Option<Place>, Failure>, Result<V, EndReason>);
 
 /// Writes down that it runs; a VM that cannot be found again after a restart is not kept.
-async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> Ended {
+async fn started<H: Environment>(host: &Arc<H>, record: &Record, vm: Result<H::Vm, Failure>) -> Ended<H::Vm> {
     let mut vm = match vm {
         Ok(vm) => vm,
         Err(failure) => return not_started(failure),
     };
     let place = vm.place(&record.place);
-    points::pass(host, "start.woken").await;
-    match save(host, Record { place: place.clone(), reason: None, ..record.clone() }).await {
+    host.pass("start.woken").await;
+    match host.save_record(Record { place: place.clone(), reason: None, ..record.clone() }).await {
         Ok(()) => {
             vm.recorded();
-            points::pass(host, "start.recorded").await;
+            host.pass("start.recorded").await;
             (Ok(Some(place)), Ok(vm))
         }
         Err(failure) => {
@@ -97,56 +86,45 @@ async fn started(host: &Arc<Host>, record: &Record, vm: Result<Vm, Failure>) -> 
     }
 }
 
-fn not_started(failure: Failure) -> Ended {
+fn not_started<V>(failure: Failure) -> Ended<V> {
     let why = EndReason::StartFailed(failure.to_string());
     (Err(failure), Err(why))
 }
 
-/// Replaces the capsule's record, durably.
-pub async fn save(host: &Host, record: Record) -> Result<(), Failure> {
-    let records = host.records.clone();
-    let saved = tokio::task::spawn_blocking(move || records.save(&record)).await;
-    saved.map_err(Failure::at("saving the record"))?.map_err(Failure::at("saving the record"))
-}
-
 /// Forgets a capsule whose record cannot be read. What it had is nobody's then, and is freed by the next start.
-pub async fn forget_damaged(host: &Host, registry: &Registry, id: CapsuleId) -> Result<(), Failure> {
-    remove(host, id).await?;
+pub async fn forget_damaged<H: Environment>(
+    host: &Arc<H>,
+    registry: &Registry<GuestOf<H>>,
+    id: CapsuleId,
+) -> Result<(), Failure> {
+    host.remove_record(id).await?;
     registry.forget(id);
     Ok(())
 }
 
-async fn remove(host: &Host, id: CapsuleId) -> Result<(), Failure> {
-    let records = host.records.clone();
-    let removed = tokio::task::spawn_blocking(move || records.remove(id)).await;
-    removed.map_err(Failure::at("removing the record"))?.map_err(Failure::at("removing the record"))
-}
-
 /// A new VM: as a clone of the snapshot it is to begin as, or of its class's generation.
-async fn create(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
+async fn create<H: Environment>(host: &Arc<H>, record: &Record) -> Result<H::Vm, Failure> {
     if let Some(generation) = snapshot_to_restore(host, record).await? {
-        let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
+        let vm = H::Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
         return wake(host, record, vm, Purpose::Clone).await;
     }
-    let vm = if let Some(vm) = host.ready.take(host, &record.class) {
-        vm
-    } else {
-        let generation = host.classes.generation(host, &record.class).await?;
-        Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?
-    };
+    let vm = host.begin(&record.class).await?;
     let started = wake(host, record, vm, Purpose::Clone).await;
-    host.ready.refill(host, &record.class);
+    host.refill(&record.class);
     started
 }
 
 /// The memory a capsule is to begin with, if it begins as a snapshot that has any. A template whose memory cannot be loaded here
 /// any more boots from its disk, as one without memory does.
-async fn snapshot_to_restore(host: &Arc<Host>, record: &Record) -> Result<Option<Arc<Generation>>, Failure> {
+async fn snapshot_to_restore<H: Environment>(
+    host: &Arc<H>,
+    record: &Record,
+) -> Result<Option<Arc<H::Generation>>, Failure> {
     let Some(id) = record.snapshot else { return Ok(None) };
-    let snapshot = host.snapshots.get(id).ok_or(Failure::Snapshot(id))?;
+    let snapshot = host.snapshots().get(id).ok_or(Failure::Snapshot(id))?;
     let generation = host.open_generation(snapshot.generation).await?;
     let is_template = record.class.template == id;
-    if is_template && (!generation.has_memory() || host.compatible(&generation).is_err()) {
+    if is_template && (!H::has_memory(&generation) || host.compatible(&generation).is_err()) {
         return Ok(None);
     }
     if !snapshot.class.has_size_of(&record.class) {
@@ -157,25 +135,24 @@ async fn snapshot_to_restore(host: &Arc<Host>, record: &Record) -> Result<Option
 }
 
 /// The capsule's own generation, back in a VM.
-async fn resume(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
+async fn resume<H: Environment>(host: &Arc<H>, record: &Record) -> Result<H::Vm, Failure> {
     let generation = saved(host, record).await?;
-    if !generation.has_memory() {
+    if !H::has_memory(&generation) {
         return reboot(host, record).await;
     }
     host.compatible(&generation)?;
-    let vm = Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
+    let vm = H::Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
     wake(host, record, vm, Purpose::Resume).await
 }
 
 /// The capsule's disk in a machine that boots.
-async fn reboot(host: &Arc<Host>, record: &Record) -> Result<Vm, Failure> {
+async fn reboot<H: Environment>(host: &Arc<H>, record: &Record) -> Result<H::Vm, Failure> {
     let generation = saved(host, record).await?;
-    let disk = generation.disk_path().ok_or_else(|| Failure::at("booting")("the generation has no disk"))?;
-    let vm = Vm::boot(host, &record.class, &disk, Uuid::now_v7()).await?;
+    let vm = H::Vm::reboot(host, &record.class, generation, Uuid::now_v7()).await?;
     wake(host, record, vm, Purpose::Resume).await
 }
 
-async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Failure> {
+async fn saved<H: Environment>(host: &Arc<H>, record: &Record) -> Result<Arc<H::Generation>, Failure> {
     match record.place {
         Place::Paused { generation } => host.open_generation(generation).await,
         _ => Err(Failure::State(record.status())),
@@ -183,8 +160,13 @@ async fn saved(host: &Arc<Host>, record: &Record) -> Result<Arc<Generation>, Fai
 }
 
 /// Lets it run and gives it its identity; ends it when that fails.
-async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose) -> Result<Vm, Failure> {
-    points::pass(host, "start.restored").await;
+async fn wake<H: Environment>(
+    host: &Arc<H>,
+    record: &Record,
+    mut vm: H::Vm,
+    purpose: Purpose,
+) -> Result<H::Vm, Failure> {
+    host.pass("start.restored").await;
     match vm.wake(host, record, purpose).await {
         Ok(()) => Ok(vm),
         Err(failure) => {
@@ -196,15 +178,15 @@ async fn wake(host: &Arc<Host>, record: &Record, mut vm: Vm, purpose: Purpose) -
 }
 
 /// Saves it and ends its VM; a failure leaves it running.
-async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm, discard_memory: bool) -> Ended {
-    host.proxy.evict(record.id);
+async fn pause<H: Environment>(host: &Arc<H>, record: &Record, mut vm: H::Vm, discard_memory: bool) -> Ended<H::Vm> {
+    host.evict(record.id);
     let labels = BTreeMap::from([("capsule".to_owned(), record.id.to_string())]);
     match save_generation(host, record, &mut vm, labels, discard_memory).await {
         Ok(place) => {
-            points::pass(host, "pause.recorded").await;
+            host.pass("pause.recorded").await;
             // The capsule is safe on the disk; nobody has to wait until its VM is gone.
             let owner = host.clone();
-            host.tasks.spawn(async move { vm.end(&owner).await });
+            host.tasks().spawn(async move { vm.end(&owner).await });
             (Ok(Some(place)), Err(EndReason::User))
         }
         Err(failure) => match vm.carry_on(record).await {
@@ -219,97 +201,88 @@ async fn pause(host: &Arc<Host>, record: &Record, mut vm: Vm, discard_memory: bo
     }
 }
 
+/// Its end is on the disk before anything of it goes; a failure leaves it where it was.
+async fn destroy<H: Environment>(host: &Arc<H>, record: &Record, vm: Option<H::Vm>) -> Ended<H::Vm> {
+    if let Err(failure) = host.remove_record(record.id).await {
+        return (Err(failure), vm.ok_or(EndReason::User));
+    }
+    host.pass("destroy.recorded").await;
+    if let Some(vm) = vm {
+        vm.end(host).await;
+    }
+    host.pass("destroy.ended").await;
+    free_generation(host, &record.place, None);
+    (Ok(None), Err(EndReason::User))
+}
+
 /// Keeps a snapshot of a capsule, which runs in this VM or is paused. One with this id is left as it is: it was asked for
 /// twice.
-pub async fn snapshot(
-    host: &Arc<Host>,
+pub async fn snapshot<H: Environment>(
+    host: &Arc<H>,
     record: &Record,
-    vm: Option<&mut Vm>,
+    vm: Option<&mut H::Vm>,
     wish: SnapshotWish,
 ) -> Result<Taken, Failure> {
     let SnapshotWish { id, discard_memory } = wish;
-    match host.snapshots.get(id) {
+    match host.snapshots().get(id) {
         Some(known) if known.capsule == record.id => {
-            let size_bytes = host.open_generation(known.generation).await?.allocated_bytes();
+            let size_bytes = host.size_bytes(known.generation).await?;
             return Ok(Taken { size_bytes, ..Taken::default() });
         }
         Some(_) => return Err(Failure::Invalid(format!("snapshot {id} is another capsule's"))),
         None => {}
     }
-    let _space = host.pool.admit(limits::ADMIT_DISK).map_err(Host::no_space)?;
+    let _space = host.admit()?;
     let labels = BTreeMap::from([("snapshot".to_owned(), id.to_string())]);
-    let (generation, standstill) = match vm {
-        Some(vm) if discard_memory => vm.snapshot_disk(host, labels).await?,
-        Some(vm) => vm.snapshot(host, labels).await?,
-        None => (duplicate(host, record, labels, discard_memory).await?, Standstill::default()),
+    let (generation, standstill) = if let Some(vm) = vm {
+        vm.snapshot(host, labels, discard_memory).await?
+    } else {
+        let source = saved(host, record).await?;
+        (host.duplicate(source, labels, discard_memory).await?, Standstill::default())
     };
-    points::pass(host, "snapshot.saved").await;
-    let snapshot = Snapshot { id, capsule: record.id, generation: generation.id(), class: record.class.clone() };
-    let owner = host.clone();
-    let added = tokio::task::spawn_blocking(move || owner.snapshots.add(snapshot)).await;
-    let added = added.map_err(Failure::at("saving the snapshot")).flatten();
-    added.inspect_err(|_| drop(host.shelf.remove(generation.id())))?;
-    points::pass(host, "snapshot.recorded").await;
-    Ok(Taken { standstill, size_bytes: generation.allocated_bytes() })
+    host.pass("snapshot.saved").await;
+    let snapshot = Snapshot { id, capsule: record.id, generation, class: record.class.clone() };
+    host.save_snapshot(snapshot.clone()).await.inspect_err(|_| drop(host.remove_generation(generation)))?;
+    host.snapshots().add(snapshot);
+    host.pass("snapshot.recorded").await;
+    Ok(Taken { standstill, size_bytes: host.size_bytes(generation).await? })
 }
 
-/// What a paused capsule was saved as, in a generation that does not go with it.
-async fn duplicate(
-    host: &Arc<Host>,
+/// Gives a snapshot up, and what was made of it as a template; its generation goes once no clone needs it. Giving up an unknown
+/// one succeeds.
+pub async fn forget_snapshot<H: Environment>(host: &Arc<H>, id: Uuid) -> Result<(), Failure> {
+    host.remove_snapshot(id).await?;
+    host.forget_template(id).await;
+    let Some(snapshot) = host.snapshots().remove(id) else { return Ok(()) };
+    host.remove_generation(snapshot.generation).map_err(Failure::at("removing the snapshot"))
+}
+
+async fn save_generation<H: Environment>(
+    host: &Arc<H>,
     record: &Record,
-    labels: BTreeMap<String, String>,
-    discard_memory: bool,
-) -> Result<Generation, Failure> {
-    let source = saved(host, record).await?;
-    // What it was told of the daemon in its memory stays true.
-    let labels =
-        source.manifest().labels.clone().into_iter().filter(|(key, _)| key != "capsule").chain(labels).collect();
-    let seal = Seal { compatibility: source.manifest().compatibility.clone(), labels };
-    let dir = host.shelf.dir().to_owned();
-    let made = tokio::task::spawn_blocking(move || match source.disk_path().filter(|_| discard_memory) {
-        Some(disk) => Generation::of_disk(&dir, &disk, seal),
-        None => source.duplicate(&dir, seal),
-    });
-    made.await.map_err(Failure::at("copying what was saved"))?.map_err(Failure::at("copying what was saved"))
-}
-
-/// Gives a snapshot up.
-pub async fn forget_snapshot(host: &Arc<Host>, id: Uuid) -> Result<(), Failure> {
-    let owner = host.clone();
-    let removed = tokio::task::spawn_blocking(move || owner.snapshots.remove(&owner, id)).await;
-    removed.map_err(Failure::at("removing the snapshot"))??;
-    host.ready.forget(host, id).await;
-    host.classes.forget(host, id);
-    Ok(())
-}
-
-async fn save_generation(
-    host: &Arc<Host>,
-    record: &Record,
-    vm: &mut Vm,
+    vm: &mut H::Vm,
     labels: BTreeMap<String, String>,
     discard_memory: bool,
 ) -> Result<Place, Failure> {
-    let saved = if discard_memory { vm.save_disk(host, labels).await } else { vm.save(host, labels).await };
-    let generation = saved?.id();
+    let generation = vm.save(host, labels, discard_memory).await?;
     let place = Place::Paused { generation };
-    points::pass(host, "pause.saved").await;
-    if let Err(failure) = save(host, Record { place: place.clone(), ..record.clone() }).await {
-        let _ = host.shelf.remove(generation);
+    host.pass("pause.saved").await;
+    if let Err(failure) = host.save_record(Record { place: place.clone(), ..record.clone() }).await {
+        let _ = host.remove_generation(generation);
         return Err(failure);
     }
     Ok(place)
 }
 
 /// Frees what the old place needed and the new one does not. Called once the new one is durable.
-pub fn free(host: &Host, old: &Place, new: &Place) {
+pub fn free<H: Environment>(host: &Arc<H>, old: &Place, new: &Place) {
     free_generation(host, old, generation_of(new));
 }
 
-fn free_generation(host: &Host, old: &Place, keep: Option<Uuid>) {
-    let is_shared = |id| host.classes.owns(id) || host.snapshots.owns(id);
+fn free_generation<H: Environment>(host: &Arc<H>, old: &Place, keep: Option<Uuid>) {
+    let is_shared = |id| host.is_of_class(id) || host.snapshots().owns(id);
     let Some(id) = generation_of(old).filter(|id| Some(*id) != keep && !is_shared(*id)) else { return };
-    if let Err(error) = host.shelf.remove(id) {
+    if let Err(error) = host.remove_generation(id) {
         tracing::warn!(generation = %id, %error, "could not be removed; the next start does it");
     }
 }

@@ -142,7 +142,9 @@ impl Record {
     /// Where it is once its VM is gone without having been saved: back where it was last resumed from, if it was.
     pub fn without_vm(&self) -> Place {
         match self.place {
-            Place::Running { base: Some(generation), resumed: true, .. } => Place::Paused { generation },
+            Place::Running { base: Some(generation), resumed: true, .. } | Place::Paused { generation } => {
+                Place::Paused { generation }
+            }
             _ => Place::Lost,
         }
     }

@@ -3,29 +3,35 @@
 use crate::actor::Handle;
 use crate::failure::Failure;
 use crate::limits;
+use crate::shared::Guest;
 use model::CapsuleId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// All capsules. Clones share the map.
-#[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<Rows>>);
+#[derive(Clone)]
+pub struct Registry<G = Guest>(Arc<Mutex<Rows<G>>>);
 
-#[derive(Default)]
-struct Rows {
-    handles: HashMap<CapsuleId, Handle>,
+struct Rows<G> {
+    handles: HashMap<CapsuleId, Handle<G>>,
     /// Those whose record cannot be read: they are there, and nobody knows how.
     damaged: BTreeSet<CapsuleId>,
 }
 
-impl Registry {
+impl<G> Default for Registry<G> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Rows { handles: HashMap::new(), damaged: BTreeSet::new() })))
+    }
+}
+
+impl<G: Clone> Registry<G> {
     /// Adds capsules of which nothing but the id is known.
     pub fn add_damaged(&self, ids: impl IntoIterator<Item = CapsuleId>) {
         self.lock().damaged.extend(ids);
     }
 
     /// The capsule with this id.
-    pub fn get(&self, id: CapsuleId) -> Result<Handle, Failure> {
+    pub fn get(&self, id: CapsuleId) -> Result<Handle<G>, Failure> {
         let rows = self.lock();
         if rows.damaged.contains(&id) {
             return Err(Failure::Damaged(id));
@@ -34,7 +40,7 @@ impl Registry {
     }
 
     /// Every capsule.
-    pub fn all(&self) -> Vec<Handle> {
+    pub fn all(&self) -> Vec<Handle<G>> {
         self.lock().handles.values().cloned().collect()
     }
 
@@ -44,7 +50,7 @@ impl Registry {
     }
 
     /// Adds a capsule made by `make`, or returns the one that is there.
-    pub fn get_or_insert(&self, id: CapsuleId, make: impl FnOnce() -> Handle) -> Result<(Handle, bool), Failure> {
+    pub fn get_or_insert(&self, id: CapsuleId, make: impl FnOnce() -> Handle<G>) -> Result<(Handle<G>, bool), Failure> {
         let mut rows = self.lock();
         if rows.damaged.contains(&id) {
             return Err(Failure::Damaged(id));
@@ -67,7 +73,7 @@ impl Registry {
         rows.damaged.remove(&id);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Rows> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Rows<G>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -38,47 +38,50 @@ pub struct Guest {
 
 /// A capsule as it is now.
 #[derive(Clone)]
-pub struct View {
+pub struct View<G = Guest> {
     /// Its last stable record.
     pub record: Arc<Record>,
     /// Where it is.
     pub status: CapsuleStatus,
     /// Its guest, while it runs.
-    pub guest: Option<Guest>,
+    pub guest: Option<G>,
     /// How long the steps of its start took, while it runs.
     pub laps: Option<Arc<Laps>>,
 }
 
 /// The part of a capsule that is shared between its actor and everybody else.
-pub struct Shared {
-    view: watch::Sender<View>,
+pub struct Shared<G = Guest> {
+    view: watch::Sender<View<G>>,
+    /// Tells the Unix time in milliseconds.
+    clock: fn() -> u64,
     last_active_ms: AtomicU64,
     leases: AtomicUsize,
 }
 
-impl Shared {
+impl<G: Clone> Shared<G> {
     /// Of a capsule just created or found.
-    pub fn new(view: View) -> Arc<Self> {
+    pub fn new(view: View<G>, clock: fn() -> u64) -> Arc<Self> {
         Arc::new(Self {
             view: watch::Sender::new(view),
-            last_active_ms: AtomicU64::new(now_ms()),
+            clock,
+            last_active_ms: AtomicU64::new(clock()),
             leases: AtomicUsize::new(0),
         })
     }
 
     /// The capsule now.
-    pub fn view(&self) -> View {
+    pub fn view(&self) -> View<G> {
         self.view.borrow().clone()
     }
 
     /// Replaces the view. For the actor only.
-    pub fn publish(&self, view: View) {
+    pub fn publish(&self, view: View<G>) {
         self.view.send_replace(view);
     }
 
     /// Something happened in it that counts as activity.
     pub fn touch(&self) {
-        self.last_active_ms.fetch_max(now_ms(), Ordering::Relaxed);
+        self.last_active_ms.fetch_max((self.clock)(), Ordering::Relaxed);
     }
 
     /// Last activity in Unix milliseconds. A capsule somebody holds a lease on is active now.
@@ -90,7 +93,7 @@ impl Shared {
     }
 
     /// The guest, for one call. Waits up to `hold` while the capsule is starting or resuming.
-    pub async fn lease(self: &Arc<Self>, hold: Duration) -> Result<Lease, Failure> {
+    pub async fn lease(self: &Arc<Self>, hold: Duration) -> Result<Lease<G>, Failure> {
         let mut views = self.view.subscribe();
         let settled = views.wait_for(|view| !matches!(view.status, CapsuleStatus::Starting | CapsuleStatus::Resuming));
         if let Ok(Err(_)) = tokio::time::timeout(hold, settled).await {
@@ -109,13 +112,13 @@ impl Shared {
 }
 
 /// A call into a running guest. While it is held the capsule counts as active.
-pub struct Lease {
+pub struct Lease<G: Clone = Guest> {
     /// The guest.
-    pub guest: Guest,
-    shared: Arc<Shared>,
+    pub guest: G,
+    shared: Arc<Shared<G>>,
 }
 
-impl Drop for Lease {
+impl<G: Clone> Drop for Lease<G> {
     fn drop(&mut self) {
         self.shared.touch();
         self.shared.leases.fetch_sub(1, Ordering::Relaxed);

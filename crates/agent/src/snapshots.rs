@@ -4,8 +4,6 @@
 //! A snapshot is there exactly as long as its file `DIR/ID.json`: written once its generation is durable, removed before
 //! that. Clones that run keep the generation itself as long as they need it.
 
-use crate::failure::Failure;
-use crate::host::Host;
 use crate::record::{Class, replace};
 use crate::vm::Standstill;
 use model::CapsuleId;
@@ -49,33 +47,17 @@ pub struct Taken {
 }
 
 /// The snapshots of this host.
+#[derive(Default)]
 pub struct Snapshots {
-    dir: PathBuf,
     by_id: Mutex<HashMap<Uuid, Snapshot>>,
     damaged: bool,
 }
 
 impl Snapshots {
-    /// Opens the directory, which is made if missing. A file that cannot be read stays where it is: it may
-    /// be put back, and what it names is kept for that.
-    pub fn open(dir: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&dir)?;
-        let (mut by_id, mut damaged) = (HashMap::new(), false);
-        for entry in fs::read_dir(&dir)? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            match fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Snapshot>(&bytes)?)) {
-                Ok(snapshot) => drop(by_id.insert(snapshot.id, snapshot)),
-                Err(error) => {
-                    damaged = true;
-                    let advice = "put it back from a backup or remove it; until then no saved memory is cleaned up";
-                    tracing::error!(path = %path.display(), %error, advice, "a snapshot's record is damaged");
-                }
-            }
-        }
-        Ok(Self { dir, by_id: Mutex::new(by_id), damaged })
+    /// Those that were kept.
+    pub fn new(kept: Listing) -> Self {
+        let by_id = kept.snapshots.into_iter().map(|snapshot| (snapshot.id, snapshot)).collect();
+        Self { by_id: Mutex::new(by_id), damaged: kept.damaged }
     }
 
     /// One of them.
@@ -103,34 +85,78 @@ impl Snapshots {
         self.lock().values().any(|snapshot| snapshot.generation == generation)
     }
 
-    /// Keeps one, durably. Blocks.
-    pub fn add(&self, snapshot: Snapshot) -> Result<(), Failure> {
-        let bytes = serde_json::to_vec_pretty(&snapshot).map_err(Failure::at("saving the snapshot"))?;
-        let name = file_name(snapshot.id);
-        if let Err(error) = replace(&self.dir, &name, &bytes) {
-            // It may be there and not durable.
-            let _ = fs::remove_file(self.dir.join(name));
-            return Err(Failure::at("saving the snapshot")(error));
-        }
+    /// Adds one whose file is written.
+    pub fn add(&self, snapshot: Snapshot) {
         self.lock().insert(snapshot.id, snapshot);
-        Ok(())
     }
 
-    /// Gives one up; its generation goes once no clone needs it. Giving up an unknown one succeeds. Blocks.
-    pub fn remove(&self, host: &Host, id: Uuid) -> Result<(), Failure> {
-        let removed = fs::remove_file(self.dir.join(file_name(id))).and_then(|()| File::open(&self.dir)?.sync_all());
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Failure::at("removing the snapshot")(error));
-            }
-            _ => {}
-        }
-        let Some(snapshot) = self.lock().remove(&id) else { return Ok(()) };
-        host.shelf.remove(snapshot.generation).map_err(Failure::at("removing the snapshot"))
+    /// Takes one out whose file is removed.
+    pub fn remove(&self, id: Uuid) -> Option<Snapshot> {
+        self.lock().remove(&id)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Snapshot>> {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What [`Files::list`] found.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Every readable one.
+    pub snapshots: Vec<Snapshot>,
+    /// Some could not be read.
+    pub damaged: bool,
+}
+
+/// Where snapshots are kept: `DIR/ID.json`.
+#[derive(Debug, Clone)]
+pub struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// Opens the directory, which is made if missing.
+    pub fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// Every snapshot. A file that cannot be read stays where it is: it may be put back, and what it names is kept for that.
+    pub fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)) {
+                Ok(snapshot) => listing.snapshots.push(snapshot),
+                Err(error) => {
+                    listing.damaged = true;
+                    let advice = "put it back from a backup or remove it; until then no saved memory is cleaned up";
+                    tracing::error!(path = %path.display(), %error, advice, "a snapshot's record is damaged");
+                }
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Keeps one, durably. Blocks.
+    pub fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
+        let name = file_name(snapshot.id);
+        replace(&self.dir, &name, &serde_json::to_vec_pretty(snapshot)?).inspect_err(|_| {
+            // It may be there and not durable.
+            let _ = fs::remove_file(self.dir.join(name));
+        })
+    }
+
+    /// Gives one up, durably. Giving up an unknown one succeeds. Blocks.
+    pub fn remove(&self, id: Uuid) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(file_name(id))).and_then(|()| File::open(&self.dir)?.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

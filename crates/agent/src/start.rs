@@ -11,7 +11,7 @@ use crate::ready::Ready;
 use crate::record::{Class, Records};
 use crate::registry::Registry;
 use crate::rpc::Service;
-use crate::snapshots::Snapshots;
+use crate::snapshots::{self, Snapshots};
 use crate::{adopt, limits, tier};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -217,7 +217,8 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     let vms = pool.path().join("vms");
     std::fs::create_dir_all(&vms).map_err(directory(&vms))?;
     let snapshots = pool.path().join("snapshots");
-    let snapshots = Snapshots::open(snapshots.clone()).map_err(directory(&snapshots))?;
+    let snapshot_files = snapshots::Files::open(snapshots.clone()).map_err(directory(&snapshots))?;
+    let snapshots = Snapshots::new(snapshot_files.list().map_err(directory(&snapshots))?);
     let events = Outbox::open(layout.events()).map_err(directory(&options.dir))?;
     let ready = Ready::new(options.ready_vms.unwrap_or(usize::from(vmm.tier() == Tier::QemuTcg)));
 
@@ -231,7 +232,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         resolvers: network::Resolvers::Host,
     };
     let adoption = Network::open(slots).await?;
-    let kept = adopt::slots(&adoption, &listing.records).await;
+    let kept = adopt::slots(&adoption, &listing.records, &runtime).await;
     // Nothing is given up while a record is damaged: it may be the one that names its owner.
     let orphans = if listing.damaged.is_empty() { Orphans::Remove } else { Orphans::Keep };
     let network = adoption.finish(orphans).await;
@@ -249,6 +250,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         vmm_version,
         classes: Classes::default(),
         snapshots,
+        snapshot_files,
         ready,
         metrics: Metrics::default(),
         proxy: edge::Proxy::new(Guests(registry.clone()), edge::Hop::ToGuest),

@@ -40,7 +40,7 @@ pub struct Vm {
     gauges: Arc<Gauges>,
     base: Base,
     /// Keeps the base on the shelf: the next generation begins as its clone.
-    _pin: Option<Pin>,
+    pin: Option<Pin>,
     /// None when it was found again: what it has written is no longer free anyway.
     _space: Option<disk::Reservation>,
     envd: Envd,
@@ -142,7 +142,7 @@ impl Vm {
             keeper,
             machine,
             base,
-            _pin: pin,
+            pin,
             _space: Some(space),
             booted: true,
             laps,
@@ -175,7 +175,7 @@ impl Vm {
             keeper,
             machine,
             base,
-            _pin: pin,
+            pin,
             _space: host.pool.admit(limits::ADMIT_DISK).ok(),
             booted: false,
             laps: Laps::begin(),
@@ -195,10 +195,10 @@ impl Vm {
         if let Ok(Some(keeper)) = keeper::attach(&dirs.runtime) {
             let _ = keeper.kill().await;
         }
+        let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
         if let Some(slot) = slot {
             host.network.release(slot);
         }
-        let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
     }
 
     fn spec(&self, host: &Host) -> MachineSpec {
@@ -336,6 +336,13 @@ impl Vm {
         self.keeper.wait_exit().now_or_never().is_none()
     }
 
+    /// Lets go of it: it goes on, and the next agent finds all it needs.
+    pub fn leave(self) {
+        if let Some(pin) = self.pin {
+            pin.outlive();
+        }
+    }
+
     /// Ends it and frees all it had. Its streams end first.
     pub async fn end(self, host: &Arc<Host>) {
         self.gone.cancel();
@@ -348,9 +355,10 @@ impl Vm {
         if let Err(error) = self.keeper.kill().await {
             tracing::error!(vm = %self.id, %error, "the VMM may still run");
         }
-        host.network.release(self.slot);
+        // The slot comes last: by its directories the next agent sees that a VM still has one.
         let dirs = Dirs::of(host, self.id);
         let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
+        host.network.release(self.slot);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where the files of one VM are.
 
 use crate::host::Host;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 /// Paths of one VM. The id is unique, so nothing of an earlier VM is ever found there.
@@ -12,10 +12,15 @@ pub struct Dirs {
     pub runtime: PathBuf,
 }
 
+/// Where a VM's sockets are, among those of all VMs.
+pub fn runtime_of(all: &Path, id: Uuid) -> PathBuf {
+    all.join(id.simple().to_string())
+}
+
 impl Dirs {
     /// Of the VM with this id.
     pub fn of(host: &Host, id: Uuid) -> Self {
-        Self { files: host.vms_dir().join(id.to_string()), runtime: host.runtime_dir().join(id.simple().to_string()) }
+        Self { files: host.vms_dir().join(id.to_string()), runtime: runtime_of(host.runtime_dir(), id) }
     }
 
     /// Its root disk.

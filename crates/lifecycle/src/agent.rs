@@ -221,11 +221,12 @@ impl Machine {
         let unasked = self.status == S::Pausing && before == Some(EndReason::Ttl);
         let (status, reason) = match (self.status, left) {
             (S::Resuming, _) => (S::Paused, before),
-            (S::Pausing, Left::Vm) => (S::Running, None),
+            (S::Pausing | S::Stopping, Left::Vm) => (S::Running, None),
             (S::Starting, Left::Nothing(loss)) => (S::Error, Some(loss.reason.clone())),
             (S::Pausing, Left::Nothing(loss)) => (loss.leads_to(), Some(loss.reason.clone())),
-            // Freeing, too, is repeated by whoever still wants it gone.
-            (S::Starting | S::Stopping, _) => (S::Error, before),
+            // Nothing of it is gone; whoever still wants that asks again.
+            (S::Stopping, Left::Nothing(loss)) => (loss.leads_to(), before),
+            (S::Starting, _) => (S::Error, before),
             (other, _) => (other, before),
         };
         self.status = status;
@@ -290,6 +291,8 @@ mod tests {
                 if matches!(event, Event::Done | Event::Failed(_)) && running.take().is_none() {
                     continue;
                 }
+                // Whoever asked for a destroy that fails is told so, and asks again.
+                destroy_accepted &= !(machine.status() == CapsuleStatus::Stopping && matches!(event, Event::Failed(_)));
                 let (verdict, effects) = machine.on(&event);
                 destroy_accepted |= event == Event::Command(Command::Destroy) && verdict != Verdict::Refused;
                 for effect in effects {
@@ -328,11 +331,19 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_pause_leaves_it_running() {
-        let mut machine = Machine::at(CapsuleStatus::Running);
-        machine.on(&Event::Command(Command::Pause));
-        machine.on(&Event::Failed(Left::Vm));
-        assert_eq!((machine.status(), machine.reason()), (CapsuleStatus::Running, None));
+    fn a_failure_leaves_it_where_it_was() {
+        for command in [Command::Pause, Command::Destroy] {
+            let mut machine = Machine::at(CapsuleStatus::Running);
+            machine.on(&Event::Command(command));
+            machine.on(&Event::Failed(Left::Vm));
+            assert_eq!((machine.status(), machine.reason()), (CapsuleStatus::Running, None), "{command:?}");
+        }
+        for (saved_before, status) in [(true, CapsuleStatus::Paused), (false, CapsuleStatus::Error)] {
+            let mut machine = Machine::at(status);
+            machine.on(&Event::Command(Command::Destroy));
+            machine.on(&Event::Failed(Left::Nothing(lost(saved_before))));
+            assert_eq!(machine.status(), status);
+        }
     }
 
     #[test]

@@ -116,6 +116,14 @@ impl Shelf {
     }
 }
 
+impl Pin {
+    /// The use goes on when this process ends: the generation stays, also if it was removed meanwhile. Who wants it then
+    /// says so to [`Shelf::collect`].
+    pub fn outlive(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut users = self.shelf.users.lock().unwrap_or_else(PoisonError::into_inner);

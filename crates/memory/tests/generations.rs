@@ -206,6 +206,14 @@ fn a_generation_outlives_its_removal_while_it_is_used() -> Result<(), Box<dyn Er
     drop(two);
     assert!(shelf.list()?.is_empty());
     shelf.remove(first.id())?;
+    // One that is used beyond the end of the process.
+    let third = save(&shelf, &zero, vmm.pid())?.id();
+    let pin = shelf.pin(third).ok_or("gone")?;
+    shelf.remove(third)?;
+    pin.outlive();
+    assert_eq!(shelf.list()?, [third]);
+    assert_eq!(Shelf::open(shelf.dir())?.collect(&[])?, [third]);
+    assert!(shelf.list()?.is_empty());
     Ok(())
 }
 

@@ -80,10 +80,10 @@ fn cases() -> Vec<Case> {
         of(Resume, &START),
         of(Fork, &SNAPSHOT),
         of(Fork, &START),
-        of(Destroy, &["destroy.begun", "destroy.ended", "destroy.freed"]),
+        of(Destroy, &["destroy.begun", "destroy.recorded", "destroy.ended"]),
     ];
     let case = |(operation, point): (Operation, &'static str)| {
-        let ended = ["destroy.ended", "destroy.freed"].contains(&point);
+        let ended = point == "destroy.ended";
         let victims: &[Victim] = if with_vm(point) && !ended {
             &[Victim::Platform, Victim::Keeper, Victim::Vmm]
         } else {

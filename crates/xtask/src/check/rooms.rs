@@ -15,6 +15,7 @@ pub struct Room {
 /// All rooms from top to bottom. A room may depend on rooms behind it in this list only.
 const ORDER: &[&str] = &[
     "xtask",
+    "sim",
     "wrenn",
     "server",
     "api",
@@ -49,6 +50,7 @@ const RPC: &[&str] = &["connectrpc", "proto"];
 
 /// Who must never know what: room, then lists of crates it may not depend on directly.
 const FORBIDDEN: &[(&str, &[&[&str]])] = &[
+    ("sim", &[SQL, WEB, RPC, &["disk", "image", "keeper", "memory", "network", "sys", "vmm"]]),
     ("wrenn", &[SQL, &["fleet", "store", "network", "vmm", "memory"]]),
     ("api", &[SQL, &["agent", "store"]]),
     ("fleet", &[SQL, WEB]),
