@@ -16,6 +16,7 @@ mod classes;
 pub mod environment;
 mod events;
 pub mod failure;
+pub mod handle;
 mod host;
 pub mod laps;
 mod limits;

@@ -1,7 +1,7 @@
 //! The capsules of this host by id.
 
-use crate::actor::Handle;
 use crate::failure::Failure;
+use crate::handle::Handle;
 use crate::limits;
 use crate::shared::Guest;
 use model::CapsuleId;

@@ -1,8 +1,8 @@
 //! Start and end of an agent.
 
-use crate::actor::How;
 use crate::classes::Classes;
 use crate::events::Outbox;
+use crate::handle::How;
 use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::options::{Layout, Options, groups, runtime_dir};

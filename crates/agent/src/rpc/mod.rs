@@ -3,8 +3,9 @@
 mod convert;
 mod relay;
 
-use crate::actor::{self, How};
+use crate::actor;
 use crate::failure::Failure;
+use crate::handle::How;
 use crate::host::Host;
 use crate::operations;
 use crate::record::{Identity, Place, Record};
