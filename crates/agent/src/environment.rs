@@ -41,7 +41,7 @@ pub trait Environment: Sized + Send + Sync + 'static {
     /// Replaces the capsule's record, durably.
     fn save_record(&self, record: Record) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Removes the capsule's record. Removing an unknown one succeeds.
+    /// Removes the capsule's record, durably. Removing an unknown one succeeds.
     fn remove_record(&self, id: CapsuleId) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Tells the control plane, durably.

@@ -32,6 +32,7 @@ pub mod registry;
 mod rpc;
 pub mod shared;
 pub mod snapshots;
+mod space;
 mod start;
 pub mod survey;
 mod teardown;

@@ -41,6 +41,10 @@ pub const SHUTDOWN_PAUSES: usize = 4;
 pub const CLASSES: usize = 16;
 /// Disk space a VM may write before it is admitted, in bytes.
 pub const ADMIT_DISK: u64 = 256 << 20;
+/// One part in so many left free is little room.
+pub const LITTLE_ROOM: u64 = 10;
+/// Between two looks at the room on the disk.
+pub const ROOM_LOOK: Duration = Duration::from_secs(30);
 /// Network slots kept prepared.
 pub const READY_SLOTS: usize = 4;
 /// A VMM dies before its host's own programs when memory runs out.

@@ -252,8 +252,10 @@ pub async fn snapshot<H: Environment>(
 /// one succeeds.
 pub async fn forget_snapshot<H: Environment>(host: &Arc<H>, id: Uuid) -> Result<(), Failure> {
     host.remove_snapshot(id).await?;
+    let snapshot = host.snapshots().remove(id);
+    // Nothing new is made of it from here on.
     host.forget_template(id).await;
-    let Some(snapshot) = host.snapshots().remove(id) else { return Ok(()) };
+    let Some(snapshot) = snapshot else { return Ok(()) };
     host.remove_generation(snapshot.generation).map_err(Failure::at("removing the snapshot"))
 }
 

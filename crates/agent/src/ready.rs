@@ -46,7 +46,9 @@ impl Ready {
         let unwanted: Vec<Vm> = {
             let mut shelf = self.lock();
             let of_template = shelf.iter_mut().filter(|(class, _)| class.template == template);
-            of_template.flat_map(|(_, stock)| std::mem::take(&mut stock.vms)).collect()
+            let vms = of_template.flat_map(|(_, stock)| std::mem::take(&mut stock.vms)).collect();
+            shelf.retain(|class, stock| class.template != template || stock.being_made > 0);
+            vms
         };
         for vm in unwanted {
             vm.end(host).await;
@@ -86,10 +88,15 @@ impl Ready {
         let made = made.await;
         let unwanted = {
             let mut shelf = self.lock();
-            let stock = shelf.entry(class).or_default();
+            let wanted = !host.stopping.is_cancelled() && host.has_template(class.template);
+            let stock = shelf.entry(class.clone()).or_default();
             stock.being_made -= 1;
+            if !wanted && stock.vms.is_empty() && stock.being_made == 0 {
+                shelf.remove(&class);
+            }
             match made {
-                Ok(vm) if !host.stopping.is_cancelled() => {
+                Ok(vm) if wanted => {
+                    let stock = shelf.entry(class).or_default();
                     stock.vms.push(vm);
                     None
                 }

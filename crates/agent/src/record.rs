@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
+/// Beginning of the name of a forgotten capsule's directory.
+const GONE: &str = ".gone-";
 /// Name of the file in a capsule's directory.
 const FILE: &str = "record.json";
 
@@ -181,13 +183,31 @@ impl Records {
         replace(&dir, FILE, &serde_json::to_vec_pretty(record)?)
     }
 
-    /// Forgets a capsule. Forgetting an unknown one succeeds.
+    /// Forgets a capsule, durably and at once: what else lies in its directory goes afterwards. Forgetting an unknown one
+    /// succeeds.
     pub fn remove(&self, id: CapsuleId) -> io::Result<()> {
         let _alone = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
-        match fs::remove_dir_all(self.dir.join(id.to_string())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        let grave = self.dir.join(format!("{GONE}{id}"));
+        let _ = fs::remove_dir_all(&grave);
+        match fs::rename(self.dir.join(id.to_string()), &grave) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) => return Ok(()),
+            Ok(()) => File::open(&self.dir)?.sync_all()?,
         }
+        // What cannot be removed now is swept by the next start.
+        let _ = fs::remove_dir_all(grave);
+        Ok(())
+    }
+
+    /// Removes what is left of capsules that were forgotten.
+    pub fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if is_gone(&entry) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts another file beside the record of this capsule, unless that is gone. It goes with the record; a crash of the
@@ -214,6 +234,9 @@ impl Records {
         let mut listing = Listing::default();
         for entry in fs::read_dir(&self.dir)? {
             let dir = entry?;
+            if is_gone(&dir) {
+                continue;
+            }
             let path = dir.path().join(FILE);
             match fs::read(&path) {
                 Ok(bytes) => match serde_json::from_slice(&bytes) {
@@ -229,6 +252,10 @@ impl Records {
         }
         Ok(listing)
     }
+}
+
+fn is_gone(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(GONE)
 }
 
 /// Writes `DIR/NAME` so that a crash leaves the old content or the new one: temporary file, fsync, rename, fsync
@@ -302,6 +329,12 @@ mod tests {
         records.write_beside(running.id, "more", b"nothing to be beside of")?;
         assert!(!dir.path().join("capsules").join(running.id.to_string()).exists());
         assert_eq!(records.list()?.records.len(), 1);
+        // A removal that a crash cut short.
+        fs::create_dir(dir.path().join("capsules/.gone-x"))?;
+        fs::write(dir.path().join("capsules/.gone-x/record.json"), b"{}")?;
+        assert_eq!(records.list()?.damaged, ["broken"]);
+        records.sweep()?;
+        assert!(!dir.path().join("capsules/.gone-x").exists());
         assert!(dir.path().join("capsules/broken/record.json").exists());
         Ok(())
     }

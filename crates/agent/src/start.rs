@@ -12,6 +12,7 @@ use crate::record::{Class, Records};
 use crate::registry::Registry;
 use crate::rpc::Service;
 use crate::snapshots::{self, Snapshots};
+use crate::space;
 use crate::{adopt, limits, tier};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -131,6 +132,7 @@ impl Agent {
             host.tasks.spawn(host.events.clone().deliver(callback, host.stopping.clone()));
         }
         host.tasks.spawn(host.metrics.clone().run(host.clone(), registry.clone()));
+        host.tasks.spawn(space::watch(host.clone()));
         let listener = serve(&host, &registry, &socket).map_err(directory(&socket))?;
         Ok(Self { host, registry, listener, socket })
     }
@@ -212,6 +214,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     let groups = groups(&instance);
     let capsules = pool.path().join("capsules");
     let records = Records::open(capsules.clone()).map_err(directory(&capsules))?;
+    records.sweep().map_err(directory(&capsules))?;
     let generations = pool.path().join("generations");
     let shelf = Shelf::open(&generations).map_err(directory(&generations))?;
     let vms = pool.path().join("vms");

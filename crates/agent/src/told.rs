@@ -54,8 +54,9 @@ pub fn moment() -> Init {
     Init { timestamp: now(), entropy: BASE64.encode(entropy), ..Init::default() }
 }
 
-/// Runs a shell command in the guest and waits for its end.
-pub async fn run_to_end(envd: &Envd, command: &str) -> Result<(), connectrpc::ConnectError> {
+/// Runs a shell command in the guest and waits for its end; answers its exit code, if the guest tells one.
+pub async fn run_to_end(envd: &Envd, command: &str) -> Result<Option<i32>, connectrpc::ConnectError> {
+    use proto::process::process_event::Event;
     use proto::process::{ProcessConfig, StartRequest};
     let process = ProcessConfig {
         cmd: "/bin/sh".to_owned(),
@@ -65,6 +66,12 @@ pub async fn run_to_end(envd: &Envd, command: &str) -> Result<(), connectrpc::Co
     let request = StartRequest { process: process.into(), stdin: Some(false), ..Default::default() };
     let options = guestlink::options("root").with_timeout(limits::GUEST_READY);
     let mut stream = envd.process().start_with_options(request, options).await?;
-    while stream.message().await?.is_some() {}
-    Ok(())
+    let mut code = None;
+    while let Some(message) = stream.message().await? {
+        let event = message.to_owned_message().event.into_option().and_then(|event| event.event);
+        if let Some(Event::End(end)) = event {
+            code = Some(end.exit_code);
+        }
+    }
+    Ok(code)
 }

@@ -5,7 +5,7 @@
 
 use crate::fork::{delete, within};
 use crate::{Fleet, SaveTemplate};
-use model::{Capsule, CapsuleId, CapsuleStatus, Code, Error, HostId, TeamId, Template, TemplateId, check};
+use model::{Capsule, CapsuleId, CapsuleStatus, Code, Error, HostId, TeamId, Template, TemplateId, check, limits};
 use proto::hostagent::v1 as wire;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -73,8 +73,13 @@ impl Fleet {
     async fn is_free(&self, team: TeamId, name: &str, overwrite: bool) -> Result<(), Error> {
         let known = self.store().template(team, name).await?;
         let taken = |known: &HeldTemplate| known.template.team == team && known.template.id != TemplateId::MINIMAL;
+        let own = self.store().templates(team).await?.iter().filter(|template| template.team == team).count();
+        let most = limits::TEAM_TEMPLATES_MAX;
         match known {
             Some(known) if taken(&known) && overwrite => Ok(()),
+            None if own >= most => {
+                Err(Error::new(Code::RateLimited, format!("the team has {most} templates, as many as it may have")))
+            }
             Some(known) if taken(&known) => Err(name_taken(name)),
             None if !ALIASES.contains(&name) => Ok(()),
             _ => Err(Error::new(Code::NameReserved, format!("the name {name:?} is the platform's"))),

@@ -139,11 +139,18 @@ fn prepare(dir: &Path, controller: &str, unified: bool) -> io::Result<()> {
     fs::metadata(hierarchy.join(PROCS))?;
     fs::create_dir_all(dir)?;
     if unified {
-        for above in dir.ancestors().skip(1).take_while(|above| above.starts_with(&hierarchy)) {
+        for above in above(dir, &hierarchy) {
             fs::write(above.join("cgroup.subtree_control"), format!("+{controller}"))?;
         }
     }
     Ok(())
+}
+
+/// From the hierarchy's root to the group's parent: a group hands down what was handed to it.
+fn above<'a>(dir: &'a Path, hierarchy: &Path) -> Vec<&'a Path> {
+    let mut above: Vec<&Path> = dir.ancestors().skip(1).take_while(|above| above.starts_with(hierarchy)).collect();
+    above.reverse();
+    above
 }
 
 impl Limits {
@@ -171,4 +178,15 @@ fn oom_kills(dirs: &[PathBuf]) -> u64 {
 /// Both versions have a line `oom_kill N`.
 fn count(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_handed_down_from_the_root() {
+        let found = above(Path::new("/sys/fs/cgroup/wrenn-a/vm"), Path::new(ROOT));
+        assert_eq!(found, [Path::new(ROOT), Path::new("/sys/fs/cgroup/wrenn-a")]);
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sys::readiness::watch;
@@ -78,9 +79,10 @@ pub async fn launch(program: &Path, spec: &KeeperSpec) -> Result<Keeper, LaunchE
     match started(&mut process, &spec.dir).await {
         Ok((running, pidfd)) => Ok(Keeper { dir: spec.dir.clone(), running, pidfd, child: Mutex::new(Some(process)) }),
         Err(error) => {
-            // Its death takes the VMM with it, should there be one.
             let _ = process.kill();
             let _ = process.wait();
+            // A VMM, should there be one, ends with this.
+            let _ = attach(&spec.dir);
             Err(error)
         }
     }
@@ -113,18 +115,45 @@ fn why_not(dir: &Path) -> String {
     }
 }
 
-/// Finds the keeper of the machine in `dir` again; none if it does not run any more (see [`ExitRecord::of`] then).
+/// Finds the keeper of the machine in `dir` again; none if it does not run any more (see [`ExitRecord::of`] then). Its VMM has
+/// ended then, too.
 pub fn attach(dir: &Path) -> io::Result<Option<Keeper>> {
     let Some(running) = records::read::<Running>(dir, RUNNING)? else { return Ok(None) };
-    let Some(pid) = Pid::from_raw(running.keeper_pid.cast_signed()) else { return Ok(None) };
+    let Some(pidfd) = find(running.keeper_pid, running.keeper_start)? else {
+        end_vmm(&running)?;
+        return Ok(None);
+    };
+    let pidfd = watch(pidfd, Interest::READABLE)?;
+    Ok(Some(Keeper { dir: dir.to_owned(), running, pidfd, child: Mutex::new(None) }))
+}
+
+/// The process with this id that began at this time, if it runs.
+fn find(pid: u32, start: u64) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = Pid::from_raw(pid.cast_signed()) else { return Ok(None) };
     let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
-        Ok(pidfd) => watch(pidfd, Interest::READABLE)?,
+        Ok(pidfd) => pidfd,
         Err(Errno::SRCH) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     // Compared after opening: from then on the descriptor stands for one process, whatever becomes of the number.
-    let same = records::start_time(running.keeper_pid) == Some(running.keeper_start);
-    Ok(same.then(|| Keeper { dir: dir.to_owned(), running, pidfd, child: Mutex::new(None) }))
+    let same = records::start_time(pid.as_raw_nonzero().get().cast_unsigned()) == Some(start);
+    Ok(same.then_some(pidfd))
+}
+
+/// Ends a VMM whose keeper was killed. The kernel does so only as long as the VMM is the user it was started as: a change of it
+/// takes the death signal away (`PR_SET_PDEATHSIG(2const)`). Blocks until it is gone: milliseconds.
+fn end_vmm(running: &Running) -> io::Result<()> {
+    let Some(vmm) = find(running.vmm_pid, running.vmm_start)? else { return Ok(()) };
+    match pidfd_send_signal(&vmm, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let limit = Timespec { tv_sec: limits::KILL.as_secs().cast_signed(), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(&vmm, PollFlags::IN)], Some(&limit)) {
+        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl ExitRecord {
@@ -175,13 +204,14 @@ impl Keeper {
             self.wait_exit().await?
         };
         if exit.cause == Cause::KeeperLost {
+            end_vmm(&self.running).map_err(|source| self.waiting(source))?;
             let removed = tokio::time::timeout(limits::KILL, self.remove_group()).await;
             removed.unwrap_or_else(|late| Err(late.into())).map_err(|source| self.waiting(source))?;
         }
         Ok(exit)
     }
 
-    /// What a keeper would have done that was killed: its VMM is on the way to its end, and its group with it.
+    /// What a keeper would have done that was killed.
     async fn remove_group(&self) -> io::Result<()> {
         let spec: Option<KeeperSpec> = records::read(&self.dir, SPEC)?;
         let Some(group) = spec.and_then(|spec| spec.cgroup) else { return Ok(()) };

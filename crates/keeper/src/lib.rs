@@ -6,7 +6,8 @@
 //! Must never know: capsules, RPC, what the VMM is told to do on its control socket.
 //!
 //! The directory of a machine holds `spec.json` (what to run), `keeper.json` (who runs), `console.sock` and, once the VMM
-//! ended, `exit.json`. If the keeper dies, the kernel kills the VMM: nobody would drain its console or see its end.
+//! ended, `exit.json`. If the keeper dies, the VMM has to go: nobody would drain its console or see its end. The kernel kills it as long as it is the
+//! user it was started as; [`attach`] and [`Keeper::kill`] do otherwise.
 
 pub mod cgroup;
 mod console;

@@ -8,6 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::process::{Pid, Signal, kill_process};
 use support::{Host, Result, UID};
 use vmm::{MachineError, Status, Trouble};
 
@@ -65,6 +66,29 @@ async fn a_running_vmm_has_no_rights() -> Result {
     }
     assert_eq!(fs::read_dir(format!("{process}/root/"))?.count(), 0);
     guest.end(step).await?;
+    Ok(())
+}
+
+/// A VMM that gave its rights up does not hear of its keeper's death.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vmm_without_rights_ends_with_its_keeper() -> Result {
+    for found_again in [false, true] {
+        let host = Host::new()?;
+        let guest = host.boot("orphan").await?;
+        let vmm = format!("/proc/{}/status", guest.keeper.vmm_pid());
+        while !fs::read_to_string(&vmm)?.contains(&format!("Uid:\t{UID}\t")) {
+            tokio::task::yield_now().await;
+        }
+        let keeper = Pid::from_raw(guest.keeper.running().keeper_pid.cast_signed()).ok_or("no pid")?;
+        kill_process(keeper, Signal::KILL)?;
+        assert_eq!(guest.keeper.wait_exit().await?.cause, keeper::Cause::KeeperLost);
+        if found_again {
+            assert!(keeper::attach(&guest.spec.runtime_dir)?.is_none());
+        } else {
+            guest.keeper.kill().await?;
+        }
+        assert!(fs::read_to_string(&vmm).map_or(true, |status| status.contains("State:\tZ")), "it lives");
+    }
     Ok(())
 }
 

@@ -61,5 +61,7 @@ pub const CONNECTION_IDLE: Duration = Duration::from_secs(620);
 pub const PAGE_MAX: u32 = 100;
 /// Most clones one fork makes.
 pub const FORK_COUNT_MAX: u32 = 20;
+/// Most templates of one team: each takes as much of a disk as a paused capsule.
+pub const TEAM_TEMPLATES_MAX: usize = 200;
 /// Most capsules of one team that are not stopped.
 pub const TEAM_CAPSULES_MAX: u64 = 1_000;

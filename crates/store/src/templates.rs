@@ -11,6 +11,9 @@ use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, Query
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
+/// How often a replacement that others forestall is tried.
+const REPLACES: usize = 5;
+
 /// A template to be, of a capsule.
 #[derive(Debug, Clone)]
 pub struct NewTemplate {
@@ -90,6 +93,18 @@ impl Store {
 
     /// Writes a template with its event. `None` when the team has one of this name that is not to be replaced.
     pub async fn add_template(&self, new: NewTemplate, replace: bool) -> Result<Option<Added>, StoreError> {
+        for _ in 0..REPLACES {
+            match self.try_add_template(new.clone(), replace).await {
+                // Somebody else was first, and may be replaced.
+                Err(StoreError::Duplicate(_)) if replace => {}
+                Err(StoreError::Duplicate(_)) => return Ok(None),
+                added => return added,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn try_add_template(&self, new: NewTemplate, replace: bool) -> Result<Option<Added>, StoreError> {
         let transaction = self.begin().await?;
         let old = template::Entity::find()
             .filter(template::Column::TeamId.eq(new.team.uuid()))
@@ -104,13 +119,7 @@ impl Store {
             erase(&old.template, &transaction).await?;
         }
         let place = template_host::ActiveModel { template_id: Set(new.id.uuid()), host_id: Set(new.host.uuid()) };
-        let written = template::Entity::insert(row(new)?).exec_with_returning(&transaction).await;
-        let template = match written.map_err(StoreError::from) {
-            Ok(row) => read(row)?,
-            // Somebody else was first.
-            Err(StoreError::Duplicate(_)) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let template = read(template::Entity::insert(row(new)?).exec_with_returning(&transaction).await?)?;
         template_host::Entity::insert(place).exec_without_returning(&transaction).await?;
         announce(&template, "template.snapshot.created", &transaction).await?;
         self.commit(transaction).await?;

@@ -104,7 +104,7 @@ pub struct DownArgs {
 pub struct DoctorArgs {
     #[command(flatten)]
     pub listen: ListenArg,
-    /// First do what is safe: load modules, set kernel settings, open other firewalls to capsules
+    /// First do what is safe: load modules, set kernel settings, close the data directory to others, open other firewalls
     #[arg(long)]
     pub fix: bool,
 }

@@ -11,8 +11,8 @@ use network::{Meter, Slot};
 /// Where a VM's figures are. Means nothing once the VM has ended.
 pub struct Gauges {
     pid: u32,
-    /// Tells the VMM from a later process of the same number.
-    start: u64,
+    /// When the VMM began, in ticks after the host's boot: tells it from a later process of the same number.
+    pub start: u64,
     disk: PathBuf,
     /// What its guest sent and received.
     pub traffic: Meter,

@@ -144,7 +144,7 @@ impl Metrics {
             let mut all = self.lock();
             let series =
                 all.entry(subject.id).or_insert_with(|| Series { kept: kept.unwrap_or_default(), ..Series::default() });
-            series.add(subject.guest.life, subject.vcpus, reading, traffic, now_ms());
+            series.add(subject.guest.gauges.start, subject.vcpus, reading, traffic, now_ms());
         }
     }
 
@@ -190,9 +190,9 @@ fn subject(view: View) -> Option<Subject> {
 }
 
 impl Series {
-    fn add(&mut self, life: u64, vcpus: u32, now: Reading, traffic: Traffic, unix_ms: u64) {
-        let before = match self.last.replace((life, now)) {
-            Some((former, before)) if former == life => before,
+    fn add(&mut self, vm: u64, vcpus: u32, now: Reading, traffic: Traffic, unix_ms: u64) {
+        let before = match self.last.replace((vm, now)) {
+            Some((former, before)) if former == vm => before,
             former => {
                 if former.is_some() {
                     self.kept.traffic = self.traffic();

@@ -35,11 +35,11 @@ fn processor_time_is_a_share_of_what_the_vcpus_had() {
 fn a_next_vm_goes_on_counting_and_its_start_is_no_point() {
     let (start, mut series) = (Instant::now(), Series::default());
     let memory = GuestMemory { used: 7, cache: 8 };
-    for (life, at_ms, sent) in [(1, 0, 5), (1, 500, 10), (1, 1_000, 20), (2, 1_500, 1), (2, 2_000, 3), (2, 2_500, 4)] {
+    for (vm, at_ms, sent) in [(1, 0, 5), (1, 500, 10), (1, 1_000, 20), (2, 1_500, 1), (2, 2_000, 3), (2, 2_500, 4)] {
         if at_ms == 1_000 {
             series.heard = Some((start, memory));
         }
-        series.add(life, 1, reading(start, at_ms, at_ms), traffic(sent), at_ms);
+        series.add(vm, 1, reading(start, at_ms, at_ms), traffic(sent), at_ms);
     }
     let points = series.kept.rings.within(Duration::from_mins(1), 0);
     let seen: Vec<_> = points.iter().map(|point| (point.unix_ms, point.sent_bytes, point.received_bytes)).collect();

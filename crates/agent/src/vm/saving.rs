@@ -107,21 +107,18 @@ impl Vm {
         self.flush_guest().await?;
         points::pass(host, "snapshot.begun").await;
         let began = Instant::now();
-        self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
-        points::pass(host, "snapshot.stopped").await;
-        let generation = self.commit_disk(host, labels).await;
-        if let Err(error) = self.machine.resume().await {
-            let _ = self.keeper.kill().await;
-            return Err(Failure::at("letting the VM run")(error));
-        }
+        let generation = self.while_stopped(host, self.commit_disk(host, labels)).await?;
         let whole = began.elapsed();
-        Ok((generation?, Standstill { whole, taking: whole }))
+        Ok((generation, Standstill { whole, taking: whole }))
     }
 
     /// What the guest wrote before this is on its disk afterwards.
     async fn flush_guest(&self) -> Result<(), Failure> {
         let flushed = self.while_alive(run_to_end(&self.envd, "sync")).await?;
-        flushed.map_err(Failure::at("flushing the guest's disk"))
+        match flushed.map_err(Failure::at("flushing the guest's disk"))? {
+            Some(0) => Ok(()),
+            code => Err(Failure::at("flushing the guest's disk")(format_args!("`sync` ended with {code:?}"))),
+        }
     }
 
     async fn commit_disk(&self, host: &Host, labels: BTreeMap<String, String>) -> Result<Generation, Failure> {
@@ -133,10 +130,19 @@ impl Vm {
     /// Takes the VM's state while it is stopped, and lets it run on.
     async fn stopped(&self, host: &Host, draft: Draft) -> Result<(Filled, Duration), Failure> {
         points::pass(host, "snapshot.held").await;
-        let filled = match self.machine.pause().await {
+        self.while_stopped(host, self.fill(host, draft)).await
+    }
+
+    /// Does something with the VM stopped. It goes on afterwards, also if it could not be stopped, or is ended.
+    async fn while_stopped<T>(
+        &self,
+        host: &Host,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let done = match self.machine.pause().await {
             Ok(()) => {
                 points::pass(host, "snapshot.stopped").await;
-                self.fill(host, draft).await
+                work.await
             }
             Err(error) => Err(Failure::at("stopping the VM")(error)),
         };
@@ -145,7 +151,7 @@ impl Vm {
             let _ = self.keeper.kill().await;
             return Err(Failure::at("letting the VM run")(error));
         }
-        filled
+        done
     }
 
     /// Of a stopped VM: device state, what differs of its memory, and a clone of its disk. Answers how long state and

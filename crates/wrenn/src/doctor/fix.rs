@@ -1,5 +1,5 @@
-//! What `--fix` may do: load a module, set a kernel setting until the next boot, or add to another firewall the rule that
-//! the finding names. It installs nothing and restarts nothing.
+//! What `--fix` may do: load a module, set a kernel setting until the next boot, close the data directory to others, or
+//! add to another firewall the rule that the finding names. It installs nothing and restarts nothing.
 
 use super::programs::run;
 use serde::{Serialize, Serializer};

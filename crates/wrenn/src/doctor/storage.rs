@@ -20,6 +20,8 @@ const FILES_LOW: u64 = 50_000;
 const SOCKET_PATH_MAX: usize = 107;
 /// The longest that is bound below the data directory.
 const SOCKET: &str = "run/agent.sock";
+/// What a platform leaves in its data directory first.
+const INSTANCE: &str = "instance";
 /// `f_type` of a file system in memory, from `<linux/magic.h>`.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
@@ -32,6 +34,8 @@ pub struct Directory {
     pub mode: Option<u32>,
     /// Its content is gone after a reboot.
     pub in_memory: bool,
+    /// A platform has been there: it is nobody else's.
+    pub ours: bool,
 }
 
 impl Directory {
@@ -40,13 +44,14 @@ impl Directory {
         let path = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let in_memory = rustix::fs::statfs(existing(&path)).is_ok_and(|facts| facts.f_type == TMPFS_MAGIC);
         let mode = fs::metadata(&path).ok().map(|facts| facts.permissions().mode() & 0o777);
-        Self { path, mode, in_memory }
+        let ours = path.join(INSTANCE).exists();
+        Self { path, mode, in_memory, ours }
     }
 }
 
 /// Whether keys and guests' memory can be kept there, and kept from others.
 pub fn directory(facts: &Directory) -> Finding {
-    let Directory { path, mode, in_memory } = facts;
+    let Directory { path, mode, in_memory, ours } = facts;
     let shown = path.display();
     if path.join(SOCKET).as_os_str().len() > SOCKET_PATH_MAX {
         return Finding::fail(
@@ -55,10 +60,13 @@ pub fn directory(facts: &Directory) -> Finding {
         );
     }
     if mode.is_some_and(|mode| mode & 0o077 != 0) {
-        return Finding::warn_fixable(
-            format!("{shown} holds keys and the memory of guests, and others may enter it"),
-            Fix::Close(path.clone()),
-        );
+        let what = format!("{shown} holds keys and the memory of guests, and others may enter it");
+        // Somebody else's must not be closed to its users.
+        return if *ours {
+            Finding::warn_fixable(what, Fix::Close(path.clone()))
+        } else {
+            Finding::warn(what, "choose a directory of its own with --dir")
+        };
     }
     if *in_memory {
         return Finding::warn(
@@ -211,7 +219,7 @@ mod tests {
             (path(20), None, true, Warn),
         ];
         for (path, mode, in_memory, verdict) in rows {
-            let facts = Directory { path, mode, in_memory };
+            let facts = Directory { path, mode, in_memory, ours: true };
             assert_eq!(directory(&facts).verdict, verdict, "{facts:?}");
         }
     }
@@ -220,6 +228,9 @@ mod tests {
     fn an_open_directory_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let finding = directory(&Directory::look(dir.path()));
+        assert_eq!((finding.verdict, finding.fixes.len()), (Warn, 0), "it may be somebody else's");
+        fs::write(dir.path().join(INSTANCE), "abc").unwrap();
         let finding = directory(&Directory::look(dir.path()));
         assert_eq!(finding.verdict, Warn, "{finding:?}");
         for fix in finding.fixes {
