@@ -77,7 +77,10 @@ pub async fn launch(program: &Path, spec: &KeeperSpec) -> Result<Keeper, LaunchE
         .spawn()
         .map_err(failed("start the keeper"))?;
     match started(&mut process, &spec.dir).await {
-        Ok((running, pidfd)) => Ok(Keeper { dir: spec.dir.clone(), running, pidfd, child: Mutex::new(Some(process)) }),
+        Ok((running, pidfd)) => {
+            guard(&pidfd, running).map_err(failed("watch the keeper"))?;
+            Ok(Keeper { dir: spec.dir.clone(), running, pidfd, child: Mutex::new(Some(process)) })
+        }
         Err(error) => {
             let _ = process.kill();
             let _ = process.wait();
@@ -124,6 +127,7 @@ pub fn attach(dir: &Path) -> io::Result<Option<Keeper>> {
         return Ok(None);
     };
     let pidfd = watch(pidfd, Interest::READABLE)?;
+    guard(&pidfd, running)?;
     Ok(Some(Keeper { dir: dir.to_owned(), running, pidfd, child: Mutex::new(None) }))
 }
 
@@ -138,6 +142,18 @@ fn find(pid: u32, start: u64) -> io::Result<Option<OwnedFd>> {
     // Compared after opening: from then on the descriptor stands for one process, whatever becomes of the number.
     let same = records::start_time(pid.as_raw_nonzero().get().cast_unsigned()) == Some(start);
     Ok(same.then_some(pidfd))
+}
+
+/// Ends the VMM as soon as its keeper has ended, as long as this process lives; afterwards [`attach`] does.
+fn guard(keeper: &AsyncFd<OwnedFd>, running: Running) -> io::Result<()> {
+    let keeper = watch(keeper.get_ref().try_clone()?, Interest::READABLE)?;
+    tokio::spawn(async move {
+        let ended = keeper.readable().await.map(drop);
+        if let Err(error) = ended.and_then(|()| end_vmm(&running)) {
+            tracing::error!(pid = running.vmm_pid, %error, "a VMM without its keeper may still run");
+        }
+    });
+    Ok(())
 }
 
 /// Ends a VMM whose keeper was killed. The kernel does so only as long as the VMM is the user it was started as: a change of it
