@@ -171,6 +171,8 @@ fn doctor_mends_what_it_can_and_says_so() -> io::Result<()> {
     let home = tempfile::tempdir()?;
     let dir = home.path().join("data");
     std::fs::create_dir(&dir)?;
+    // A platform's, not just any.
+    std::fs::write(dir.join("instance"), "abc")?;
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755))?;
     assert_eq!(check(&examined(&dir, &[])?, "directory")["verdict"], "warn");
     // On a host of its own, whose settings are sealed: only the directory of this test is changed.

@@ -108,13 +108,13 @@ struct Averages<const MS: u64> {
 
 impl<const MS: u64> Averages<MS> {
     fn push(&mut self, point: Point, most: usize) {
+        while self.over.back().is_some_and(|last| last.unix_ms >= point.unix_ms) {
+            self.over.pop_back();
+        }
         match &mut self.newest {
             Some(mean) if mean.last.unix_ms / MS == point.unix_ms / MS => mean.add(point),
             newest => {
                 let before = newest.replace(Mean::of(point)).filter(|mean| mean.last.unix_ms < point.unix_ms);
-                while self.over.back().is_some_and(|last| last.unix_ms >= point.unix_ms) {
-                    self.over.pop_back();
-                }
                 if let Some(mean) = before {
                     // The newest counts as one.
                     append(&mut self.over, mean.point(), most.saturating_sub(1));
@@ -255,6 +255,16 @@ mod tests {
             }
         };
         points.chunk_by(|a, b| a.unix_ms / width_ms == b.unix_ms / width_ms).map(mean).collect()
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_within_an_interval() {
+        let mut rings = Rings::default();
+        for at in [2_402_586, 2_700_000, 2_402_587, 2_400_000] {
+            rings.push(point(at, 1));
+        }
+        let [fine, half, five] = tiers(&rings);
+        assert!(ordered(&fine) && ordered(&half) && ordered(&five));
     }
 
     proptest! {
