@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::limits;
 use memory::Base;
 use std::collections::BTreeMap;
+use tokio::time::Instant;
 
 /// Label of a generation: key of the daemon in its memory.
 const LABEL: &str = "daemon";
@@ -56,8 +57,16 @@ impl Vm {
         self.envd.upgrade(binary.into()).await.map_err(Failure::at("replacing the guest daemon"))
     }
 
+    /// The former daemon may still answer that it is well, and be gone before the next question.
     async fn serving_daemon(&self) -> Result<String, Failure> {
-        self.wait_healthy(limits::GUEST_UPGRADE).await?;
-        self.envd.daemon_key().await.map_err(Failure::at("asking which daemon it is"))
+        let deadline = Instant::now() + limits::GUEST_UPGRADE;
+        loop {
+            self.wait_healthy(deadline.saturating_duration_since(Instant::now())).await?;
+            match self.envd.daemon_key().await {
+                Ok(key) => return Ok(key),
+                Err(_) if Instant::now() < deadline && self.alive() => tokio::time::sleep(limits::GUEST_RETRY).await,
+                Err(error) => return Err(Failure::at("asking which daemon it is")(error)),
+            }
+        }
     }
 }
