@@ -21,6 +21,12 @@ struct Stock {
     being_made: usize,
 }
 
+impl Stock {
+    fn is_empty(&self) -> bool {
+        self.vms.is_empty() && self.being_made == 0
+    }
+}
+
 impl Ready {
     /// Keeps this many per class.
     pub fn new(per_class: usize) -> Self {
@@ -47,7 +53,7 @@ impl Ready {
             let mut shelf = self.lock();
             let of_template = shelf.iter_mut().filter(|(class, _)| class.template == template);
             let vms = of_template.flat_map(|(_, stock)| std::mem::take(&mut stock.vms)).collect();
-            shelf.retain(|class, stock| class.template != template || stock.being_made > 0);
+            shelf.retain(|_, stock| !stock.is_empty());
             vms
         };
         for vm in unwanted {
@@ -89,14 +95,10 @@ impl Ready {
         let unwanted = {
             let mut shelf = self.lock();
             let wanted = !host.stopping.is_cancelled() && host.has_template(class.template);
-            let stock = shelf.entry(class.clone()).or_default();
+            let stock = shelf.entry(class).or_default();
             stock.being_made -= 1;
-            if !wanted && stock.vms.is_empty() && stock.being_made == 0 {
-                shelf.remove(&class);
-            }
-            match made {
+            let unwanted = match made {
                 Ok(vm) if wanted => {
-                    let stock = shelf.entry(class).or_default();
                     stock.vms.push(vm);
                     None
                 }
@@ -105,7 +107,9 @@ impl Ready {
                     tracing::warn!(%failure, "a VM could not be made ready");
                     None
                 }
-            }
+            };
+            shelf.retain(|_, stock| !stock.is_empty());
+            unwanted
         };
         if let Some(vm) = unwanted {
             vm.end(host).await;

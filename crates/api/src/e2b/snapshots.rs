@@ -18,6 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use model::{CapsuleId, Error, Template, TemplateId, limits};
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 
 const NEXT_TOKEN: &str = "x-next-token";
 
@@ -94,15 +95,18 @@ async fn list(
     let source = (!query.sandbox_id.is_empty()).then(|| CapsuleId::parse_lenient(&query.sandbox_id));
     let source = source.transpose().map_err(|error| Error::invalid(format!("sandboxID: {error}")))?;
     let name = (!query.name.is_empty()).then(|| plain(&query.name)).transpose()?;
+    let from = (!query.next_token.is_empty()).then(|| query.next_token.parse::<TemplateId>()).transpose();
+    let from = from.map_err(|_| Error::invalid("this page token is not one of ours"))?;
     let templates = state.fleet.templates(caller.team).await?;
     let mut matching: Vec<&Template> = templates
         .iter()
-        .rev()
         .filter(|template| template.source.is_some() && template.team == caller.team)
         .filter(|template| source.is_none() || template.source == source)
         .filter(|template| name.as_ref().is_none_or(|name| template.name == *name))
-        .skip_while(|template| !query.next_token.is_empty() && template.id.to_string() != query.next_token)
+        // Ids are in the order of time, so a page begins rightly also where the token's own template is gone.
+        .filter(|template| from.is_none_or(|from| template.id.uuid() <= from.uuid()))
         .collect();
+    matching.sort_by_key(|template| Reverse(template.id.uuid()));
     let limit = query.limit.map_or(limits::PAGE_MAX, |limit| limit.clamp(1, limits::PAGE_MAX));
     let mut headers = HeaderMap::new();
     let page = usize::try_from(limit).unwrap_or(usize::MAX);

@@ -309,6 +309,7 @@ async fn snapshots_are_templates_until_they_are_deleted() {
     let second = api.get(&format!("/snapshots?limit=1&nextToken={token}")).await;
     assert!(second.headers().get("x-next-token").is_none());
     assert_eq!(second.json::<Value>().await.unwrap(), json!([named]));
+    assert_eq!(api.get("/snapshots?nextToken=x").await.status(), StatusCode::BAD_REQUEST);
     assert_eq!(api.get("/snapshots?name=mine:default").await.json::<Value>().await.unwrap(), json!([named]));
     let foreign = api.bare(Method::GET, "/snapshots").header("x-api-key", &api.other_key).send().await.unwrap();
     assert_eq!(foreign.json::<Value>().await.unwrap(), json!([]));
