@@ -9,6 +9,7 @@ use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::{Class, Records};
 use crate::snapshots::{self, Snapshots};
+use crate::vm_dirs::Dirs;
 use image::Artifacts;
 use keeper::cgroup::CgroupSpec;
 use memory::{Generation, Shelf};
@@ -21,9 +22,9 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use vmm::{BootSource, Vmm};
 
-/// Kernel command line of every guest, before what its VMM adds. `panic=-1` and `reboot=t`: a guest that panics ends
-/// its VM at once.
-const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t";
+/// Kernel command line of every guest, before what its VMM adds. `panic=-1`: a guest that panics ends its VM at
+/// once.
+const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1";
 
 /// The environment of all capsules.
 pub struct Host {
@@ -47,8 +48,6 @@ pub struct Host {
     pub events: Outbox,
     /// How VMs are run.
     pub vmm: Box<dyn Vmm>,
-    /// Its version, for people.
-    pub vmm_version: String,
     /// Generations new capsules begin with.
     pub classes: Classes,
     /// Generations kept for clones to come.
@@ -155,14 +154,11 @@ impl Host {
     }
 
     /// Makes a VM's directories and its disk.
-    pub async fn clone_disk(&self, source: &Path, target: &Path, runtime: &Path) -> Result<(), Failure> {
-        let (source, target, runtime) = (source.to_owned(), target.to_owned(), runtime.to_owned());
+    pub async fn clone_disk(&self, source: &Path, vm: Uuid) -> Result<(), Failure> {
+        let (source, dirs) = (source.to_owned(), Dirs::of(self, vm));
         let work = move || {
-            if let Some(dir) = target.parent() {
-                std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
-            }
-            std::fs::create_dir_all(runtime).map_err(|e| e.to_string())?;
-            disk::clone_file(&source, &target).map_err(|e| e.to_string())
+            dirs.create().map_err(|error| error.to_string())?;
+            disk::clone_file(&source, &dirs.disk()).map_err(|error| error.to_string())
         };
         let cloned = tokio::task::spawn_blocking(work).await;
         cloned.map_err(Failure::at("cloning the disk"))?.map_err(Failure::at("cloning the disk"))?;
@@ -173,7 +169,7 @@ impl Host {
     pub fn versions(&self) -> BTreeMap<String, String> {
         [
             ("kernel_version", self.artifacts.kernel_release.clone()),
-            ("vmm_version", self.vmm_version.clone()),
+            ("vmm_version", self.vmm.title()),
             ("agent_version", env!("CARGO_PKG_VERSION").to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value))

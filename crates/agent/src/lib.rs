@@ -41,7 +41,7 @@ pub mod told;
 mod vm;
 mod vm_dirs;
 
-pub use options::{Options, VmmChoice};
+pub use options::{Options, VmmChoice, VmmOptions};
 pub use start::{Agent, Prepared, StartError, Stop, prepare};
 pub use teardown::{TeardownError, teardown};
 pub use vm::Standstill;

@@ -11,6 +11,8 @@ pub enum VmmChoice {
     /// The strongest that really boots the guest kernel here.
     #[default]
     Auto,
+    /// Firecracker or nothing.
+    Firecracker,
     /// QEMU, with KVM where that works.
     Qemu,
 }
@@ -21,10 +23,20 @@ impl FromStr for VmmChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
+            "firecracker" => Ok(Self::Firecracker),
             "qemu" => Ok(Self::Qemu),
-            other => Err(format!("WRENN_VMM is `{other}`; use `auto` or `qemu`")),
+            other => Err(format!("WRENN_VMM is `{other}`; use `auto`, `firecracker` or `qemu`")),
         }
     }
+}
+
+/// Which VMM to use, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VmmOptions {
+    /// Which.
+    pub choice: VmmChoice,
+    /// The Firecracker, if it is not in `PATH`.
+    pub firecracker: Option<PathBuf>,
 }
 
 /// Options of an agent.
@@ -39,7 +51,7 @@ pub struct Options {
     /// Where the kernel and the packages of the root file system come from.
     pub source: image::Source,
     /// Which VMM to use.
-    pub vmm: VmmChoice,
+    pub vmm: VmmOptions,
     /// VMs kept ready per class in use; `None` = by tier: 1 under emulation, 0 otherwise.
     pub ready_vms: Option<usize>,
     /// Where to report ends nobody asked for.

@@ -51,8 +51,8 @@ pub enum StartError {
     #[error(transparent)]
     Image(#[from] image::Error),
     /// No VMM.
-    #[error("no virtual machine monitor: {0}; install it with `apt-get install qemu-system-x86`")]
-    Vmm(#[from] vmm::qemu::ProbeError),
+    #[error("no virtual machine monitor: {0}")]
+    Vmm(#[from] tier::NoVmm),
     /// No network for guests.
     #[error(transparent)]
     Network(#[from] network::OpenError),
@@ -71,7 +71,6 @@ pub struct Prepared {
     pool: disk::Pool,
     artifacts: Artifacts,
     vmm: Box<dyn Vmm>,
-    vmm_version: String,
 }
 
 /// Opens the pool, makes what guests boot from and finds the VMM. Slow the first time; `progress` tells.
@@ -93,8 +92,8 @@ pub async fn prepare<P: Progress + Send + 'static>(mut options: Options, progres
     };
     let prepared = tokio::task::spawn_blocking(work).await;
     let (pool, artifacts) = prepared.map_err(|error| directory(&options.dir)(io::Error::other(error)))??;
-    let (vmm, vmm_version) = tier::choose(options.vmm, &artifacts.kernel, &Layout(&options.dir).tier()).await?;
-    Ok(Prepared { options, pool, artifacts, vmm, vmm_version })
+    let vmm = tier::choose(&options.vmm, &artifacts.kernel_elf, &Layout(&options.dir).tier()).await?;
+    Ok(Prepared { options, pool, artifacts, vmm })
 }
 
 impl Prepared {
@@ -205,7 +204,7 @@ fn default_class() -> Class {
 }
 
 async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, StartError> {
-    let Prepared { options, pool, artifacts, vmm, vmm_version } = prepared;
+    let Prepared { options, pool, artifacts, vmm } = prepared;
     let layout = Layout(&options.dir);
     let instance = layout.instance().map_err(directory(&options.dir))?;
     let runtime = runtime_dir(&instance);
@@ -250,7 +249,6 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         records,
         events,
         vmm,
-        vmm_version,
         classes: Classes::default(),
         snapshots,
         snapshot_files,

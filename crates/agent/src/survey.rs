@@ -1,9 +1,9 @@
 //! What a host would offer an agent, found out without one: plain facts for `wrenn doctor`. Nothing here needs a running
 //! agent, and nothing changes the host; only [`vmm`] remembers what it tried.
 
-use crate::options::Layout;
+use crate::options::{Layout, VmmOptions};
 use crate::record::{Place, Records};
-use crate::tier::{self, KVM, Known};
+use crate::tier::{self, Vmms};
 use memory::Generation;
 use model::CapsuleId;
 use network::{InstanceId, Resolvers, find_uplinks};
@@ -12,49 +12,73 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
-use vmm::Vmm;
+pub use vmm::Tier;
+use vmm::firecracker::FindError;
+use vmm::{ProgramError, Vmm};
 
-/// The VMM of this host.
+/// The VMMs of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machines {
-    /// Which, and its version: `qemu 7.2`.
-    pub version: String,
-    /// Whether a guest boots with KVM. None: it has not been tried since the host booted, and there is no kernel to
-    /// try it with, or nobody asked to.
-    pub kvm_boots: Option<bool>,
+    /// Name and version of the Firecracker.
+    pub firecracker: Result<String, NoFirecracker>,
+    /// The same of the QEMU, or why there is none.
+    pub qemu: Result<String, String>,
+    /// What capsules run on. None: that is open until a kernel was booted with KVM.
+    pub tier: Option<Tier>,
 }
 
-/// The VMM. With `try_with`, KVM is tried with that kernel and the answer remembered; it may take ten seconds.
-pub async fn vmm(dir: &Path, try_with: Option<&Path>) -> Result<Machines, vmm::qemu::ProbeError> {
+/// Why there is no Firecracker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoFirecracker {
+    /// It is optional.
+    Missing,
+    /// There is one that cannot be used.
+    Unusable(String),
+}
+
+impl From<FindError> for NoFirecracker {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Program(ProgramError::Run { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Self::Missing
+            }
+            error => Self::Unusable(error.to_string()),
+        }
+    }
+}
+
+/// The VMMs. With `try_with`, they are tried with that kernel and the answer remembered; it may take ten seconds for each.
+pub async fn vmm(dir: &Path, options: &VmmOptions, try_with: Option<&Path>) -> Machines {
     let memory = Layout(dir).tier();
-    let known = match try_with {
-        Some(kernel) => tier::probe(kernel, &memory).await.map(Known::tried)?,
-        None => tier::recall(&memory)?,
+    let chosen = match try_with {
+        Some(kernel) => tier::choose(options, kernel, &memory).await.map(Some),
+        None => tier::foresee(options, &memory),
     };
-    Ok(Machines { version: tier::version(&known.qemu), kvm_boots: known.kvm })
+    let Vmms { firecracker, qemu } = Vmms::find(options);
+    Machines {
+        firecracker: firecracker.map(|found| found.title()).map_err(NoFirecracker::from),
+        qemu: qemu.map(|found| found.title()).map_err(|error| error.to_string()),
+        tier: chosen.ok().flatten().map(|vmm| vmm.tier()),
+    }
 }
 
-/// The guests' kernel, where [`vmm`] could learn something from it: it has been made, there is a `/dev/kvm`, and nobody has
-/// tried it since the host booted. `source` is where guests' packages come from.
-pub fn kernel_to_try(dir: &Path, source: &image::Source) -> Option<PathBuf> {
+/// The guests' kernel, where [`vmm`] could learn something from it: it has been made, and a VMM that may be chosen has not been tried
+/// with it since the host booted. `source` is where guests' packages come from.
+pub fn kernel_to_try(dir: &Path, options: &VmmOptions, source: &image::Source) -> Option<PathBuf> {
     let layout = Layout(dir);
-    let untried = Path::new(KVM).exists() && tier::recall(&layout.tier()).is_ok_and(|known| known.kvm.is_none());
-    let kernel = untried.then(|| image::find_kernel(&artifacts(&layout), source))?;
-    kernel.ok().flatten().map(|kernel| kernel.image)
+    let foreseen = tier::foresee(options, &layout.tier());
+    let kernel = matches!(foreseen, Ok(None)).then(|| image::find_kernel(&artifacts(&layout), source))?;
+    kernel.ok().flatten().map(|kernel| kernel.elf)
 }
 
 /// Paused capsules whose memory this host cannot load: saved by another kind of VMM, processor or guest kernel, or damaged.
-/// None are known of before the kernel has been made or while the pool is not mounted. Blocks.
-pub fn unloadable(dir: &Path, source: &image::Source) -> Result<BTreeSet<CapsuleId>, vmm::qemu::ProbeError> {
+/// None are known of before the kernel has been made, while it is open which VMM it will be, or while the pool is not mounted. Blocks.
+pub fn unloadable(dir: &Path, options: &VmmOptions, source: &image::Source) -> BTreeSet<CapsuleId> {
     let layout = Layout(dir);
-    let Ok(Some(kernel)) = image::find_kernel(&artifacts(&layout), source) else { return Ok(BTreeSet::new()) };
-    let known = tier::recall(&layout.tier())?;
-    if known.kvm.is_none() && Path::new(KVM).exists() {
-        // Which tier it will be is open.
-        return Ok(BTreeSet::new());
-    }
-    let here = known.qemu.compatibility(&kernel.key).to_string();
-    Ok(unloadable_in(&layout.pool(), &here).unwrap_or_default())
+    let Ok(Some(kernel)) = image::find_kernel(&artifacts(&layout), source) else { return BTreeSet::new() };
+    let Ok(Some(vmm)) = tier::foresee(options, &layout.tier()) else { return BTreeSet::new() };
+    let here = vmm.compatibility(&kernel.key).to_string();
+    unloadable_in(&layout.pool(), &here).unwrap_or_default()
 }
 
 fn unloadable_in(pool: &Path, here: &str) -> io::Result<BTreeSet<CapsuleId>> {

@@ -1,108 +1,209 @@
-//! Which VMM this host really has. The answer is remembered per boot of the host and version of QEMU: finding out that
-//! a `/dev/kvm` does not work takes until a time limit.
+//! Which VMM this host really has: the strongest that boots the guests' kernel. What was tried is remembered per boot of the host and
+//! version of the VMM: finding out that a `/dev/kvm` does not work takes until a time limit.
 
-use crate::options::VmmChoice;
+use crate::options::{VmmChoice, VmmOptions};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
-use vmm::Vmm;
-use vmm::qemu::{Accelerator, ProbeError, Qemu};
+use vmm::firecracker::{self, Firecracker};
+use vmm::qemu::{self, Accelerator, Qemu};
+use vmm::{Tier, Vmm};
 
 /// The device that promises nothing.
 pub const KVM: &str = "/dev/kvm";
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Remembered {
+/// Why there is no VMM.
+#[derive(Debug, thiserror::Error)]
+pub enum NoVmm {
+    /// Asked for, and missing or too old.
+    #[error("{0}; install a release of it as `firecracker` in PATH, or name it in WRENN_FIRECRACKER")]
+    Firecracker(#[from] firecracker::FindError),
+    /// The one every host can have.
+    #[error("{0}; install it with `apt-get install qemu-system-x86`")]
+    Qemu(#[from] qemu::FindError),
+    /// Asked for, and of no use here.
+    #[error("the guests' kernel does not boot with {0}; WRENN_VMM=auto takes what works")]
+    DoesNotBoot(String),
+}
+
+/// The VMMs of a host.
+pub struct Vmms {
+    /// Why there is no Firecracker.
+    pub firecracker: Result<Firecracker, firecracker::FindError>,
+    /// Why there is no QEMU.
+    pub qemu: Result<Qemu, qemu::FindError>,
+}
+
+impl Vmms {
+    /// Looks for them. Blocks for some 100 ms.
+    pub fn find(options: &VmmOptions) -> Self {
+        Self {
+            firecracker: Firecracker::find(options.firecracker.as_deref()),
+            qemu: Qemu::find(None, Accelerator::Tcg),
+        }
+    }
+
+    /// Those that may be chosen, strongest first.
+    fn candidates(self, choice: VmmChoice) -> Result<Vec<Box<dyn Vmm>>, NoVmm> {
+        let mut candidates: Vec<Box<dyn Vmm>> = Vec::new();
+        match (choice, self.firecracker) {
+            (VmmChoice::Auto | VmmChoice::Firecracker, Ok(firecracker)) => candidates.push(Box::new(firecracker)),
+            (VmmChoice::Firecracker, Err(error)) => return Err(error.into()),
+            (VmmChoice::Auto, Err(error)) => tracing::debug!(%error, "no Firecracker"),
+            (VmmChoice::Qemu, _) => {}
+        }
+        match (choice, self.qemu) {
+            (VmmChoice::Firecracker, _) => {}
+            (_, Ok(qemu)) => {
+                candidates.push(Box::new(qemu.with(Accelerator::Kvm)));
+                candidates.push(Box::new(qemu));
+            }
+            // A Firecracker that works does without.
+            (_, Err(error)) if candidates.is_empty() => return Err(error.into()),
+            (_, Err(error)) => tracing::debug!(%error, "no QEMU"),
+        }
+        Ok(candidates)
+    }
+}
+
+/// The VMM to use. `kernel` is the guests', an ELF; `memory` the file where trials are remembered.
+pub async fn choose(options: &VmmOptions, kernel: &Path, memory: &Path) -> Result<Box<dyn Vmm>, NoVmm> {
+    let mut last = String::new();
+    for vmm in Vmms::find(options).candidates(options.choice)? {
+        let boots = match recall(&*vmm, memory) {
+            Some(boots) => boots,
+            None => attempt(&*vmm, kernel, memory).await,
+        };
+        if boots {
+            return Ok(vmm);
+        }
+        last = vmm.title();
+    }
+    Err(NoVmm::DoesNotBoot(last))
+}
+
+/// The VMM that would be chosen; none if that is open until one is tried.
+pub fn foresee(options: &VmmOptions, memory: &Path) -> Result<Option<Box<dyn Vmm>>, NoVmm> {
+    let mut last = String::new();
+    for vmm in Vmms::find(options).candidates(options.choice)? {
+        match recall(&*vmm, memory) {
+            Some(true) => return Ok(Some(vmm)),
+            Some(false) => last = vmm.title(),
+            None => return Ok(None),
+        }
+    }
+    Err(NoVmm::DoesNotBoot(last))
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Trials {
     boot_id: String,
-    qemu_version: String,
-    kvm: bool,
+    /// Whether a guest boots, by tier and version.
+    boots: BTreeMap<String, bool>,
 }
 
-/// The VMM to use, and its version. `kernel` is a bzImage to try KVM with.
-pub async fn choose(choice: VmmChoice, kernel: &Path, memory: &Path) -> Result<(Box<dyn Vmm>, String), ProbeError> {
-    // Both mean QEMU until there is another driver.
-    let (VmmChoice::Auto | VmmChoice::Qemu) = choice;
-    let known = recall(memory)?;
-    let qemu = if known.kvm.is_none() { probe(kernel, memory).await? } else { known.qemu };
-    let version = version(&qemu);
-    Ok((Box::new(qemu), version))
-}
-
-/// The QEMU of this host, and whether a guest boots with KVM; none: nobody has tried since the host has booted.
-pub struct Known {
-    pub qemu: Qemu,
-    pub kvm: Option<bool>,
-}
-
-impl Known {
-    /// After a trial.
-    pub fn tried(qemu: Qemu) -> Self {
-        let kvm = Some(qemu.tier() == vmm::Tier::QemuKvm);
-        Self { qemu, kvm }
+impl Trials {
+    /// Those since the host booted.
+    fn read(memory: &Path) -> Self {
+        let trials = std::fs::read(memory).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        trials.filter(|trials| trials.boot_id == boot_id).unwrap_or(Self { boot_id, boots: BTreeMap::new() })
     }
 }
 
-/// What is remembered.
-pub fn recall(memory: &Path) -> Result<Known, ProbeError> {
-    let emulated = Qemu::find(None, Accelerator::Tcg)?;
-    let known = std::fs::read(memory).ok().and_then(|bytes| serde_json::from_slice::<Remembered>(&bytes).ok());
-    let known = known.filter(|known| known.boot_id == boot_id() && known.qemu_version == version(&emulated));
-    let kvm = known.map(|known| known.kvm);
-    let qemu = if kvm == Some(true) { Qemu::find(None, Accelerator::Kvm)? } else { emulated };
-    Ok(Known { qemu, kvm })
+fn key(vmm: &dyn Vmm) -> String {
+    format!("{} ({})", vmm.tier(), vmm.title())
 }
 
-/// Tries KVM and remembers the answer, which may take ten seconds.
-pub async fn probe(kernel: &Path, memory: &Path) -> Result<Qemu, ProbeError> {
-    let qemu = vmm::qemu::probe(None, kernel).await?;
-    // A host without the device has to be asked again: its module may be loaded any time, and the answer takes no time.
-    if Path::new(KVM).exists() {
-        let kvm = qemu.tier() == vmm::Tier::QemuKvm;
-        remember(memory, &Remembered { boot_id: boot_id(), qemu_version: version(&qemu), kvm });
+/// Whether it boots, as far as that is known without a trial.
+fn recall(vmm: &dyn Vmm, memory: &Path) -> Option<bool> {
+    match vmm.tier() {
+        Tier::QemuTcg => Some(true),
+        // Asked anew each time: its module may be loaded any time, and the answer takes no time.
+        _ if !Path::new(KVM).exists() => Some(false),
+        _ => Trials::read(memory).boots.get(&key(vmm)).copied(),
     }
-    Ok(qemu)
 }
 
-/// For people.
-pub fn version(qemu: &Qemu) -> String {
-    format!("qemu {}.{}", qemu.version().0, qemu.version().1)
-}
-
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
-}
-
-fn remember(memory: &Path, what: &Remembered) {
+/// Tries it and remembers the answer.
+async fn attempt(vmm: &dyn Vmm, kernel: &Path, memory: &Path) -> bool {
+    let boots = vmm.boots(kernel).await;
+    let mut trials = Trials::read(memory);
+    trials.boots.insert(key(vmm), boots);
     let written =
-        serde_json::to_vec(what).map_err(std::io::Error::from).and_then(|bytes| std::fs::write(memory, bytes));
+        serde_json::to_vec(&trials).map_err(std::io::Error::from).and_then(|bytes| std::fs::write(memory, bytes));
     if let Err(error) = written {
         tracing::warn!(%error, "the tier is not remembered; the next start tries again");
     }
+    boots
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A program that says it is a Firecracker, and boots a kernel or not.
+    fn firecracker(dir: &Path, boots: bool) -> std::path::PathBuf {
+        let program = dir.join("firecracker");
+        let says = if boots { "Unable to mount root fs" } else { "nothing" };
+        let script = format!(
+            "#!/bin/sh\ncase $1 in --version) echo Firecracker v1.16.1 ;; --snapshot-version) echo v5.0.0 ;; *) cat; echo {says} ;; esac\n"
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
 
     #[tokio::test]
     async fn what_was_tried_is_remembered_for_this_boot_and_version() {
         let dir = tempfile::tempdir().unwrap();
-        let (kernel, memory) = (dir.path().join("kernel"), dir.path().join("tier.json"));
+        let (kernel, memory) = (dir.path().join("kernel"), dir.path().join("trials.json"));
         std::fs::write(&kernel, "nothing that boots").unwrap();
-        let recalled = || recall(&memory).unwrap().kvm;
-        assert_eq!(recalled(), None);
+        let options = VmmOptions { firecracker: Some("/no/such".into()), ..VmmOptions::default() };
+        let foreseen = || foresee(&options, &memory).unwrap().map(|vmm| vmm.tier());
+        let device = Path::new(KVM).exists();
+        let untried = if device { None } else { Some(Tier::QemuTcg) };
+        assert_eq!(foreseen(), untried);
+        let chosen = choose(&options, &kernel, &memory).await.unwrap();
+        assert_eq!(chosen.tier(), Tier::QemuTcg);
+        assert_eq!(foreseen(), Some(Tier::QemuTcg));
 
-        let qemu = probe(&kernel, &memory).await.unwrap();
-        assert_eq!(qemu.tier(), vmm::Tier::QemuTcg);
-        // A device that comes later is asked.
-        assert_eq!(recalled(), Path::new(KVM).exists().then_some(false));
-
-        let truth = Remembered { boot_id: boot_id(), qemu_version: version(&qemu), kvm: true };
-        remember(&memory, &truth);
-        let known = recall(&memory).unwrap();
-        assert_eq!((known.kvm, known.qemu.tier()), (Some(true), vmm::Tier::QemuKvm));
-        remember(&memory, &Remembered { boot_id: "another".to_owned(), ..truth });
-        assert_eq!(recalled(), None);
+        let other_boot = Trials { boot_id: "another".to_owned(), boots: Trials::read(&memory).boots };
+        std::fs::write(&memory, serde_json::to_vec(&other_boot).unwrap()).unwrap();
+        assert_eq!(foreseen(), untried);
         std::fs::write(&memory, "{").unwrap();
-        assert_eq!(recalled(), None);
+        assert_eq!(foreseen(), untried);
+    }
+
+    #[tokio::test]
+    async fn the_strongest_that_boots_is_chosen() {
+        let device = Path::new(KVM).exists();
+        for (boots, choice, expected) in [
+            (true, VmmChoice::Auto, Ok(if device { Tier::Firecracker } else { Tier::QemuTcg })),
+            (true, VmmChoice::Qemu, Ok(Tier::QemuTcg)),
+            (true, VmmChoice::Firecracker, if device { Ok(Tier::Firecracker) } else { Err(()) }),
+            (false, VmmChoice::Auto, Ok(Tier::QemuTcg)),
+            (false, VmmChoice::Firecracker, Err(())),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let (kernel, memory) = (dir.path().join("kernel"), dir.path().join("trials.json"));
+            std::fs::write(&kernel, "nothing that boots").unwrap();
+            let options = VmmOptions { choice, firecracker: Some(firecracker(dir.path(), boots)) };
+            let chosen = choose(&options, &kernel, &memory).await;
+            if let Err(error) = &chosen {
+                assert_eq!(
+                    error.to_string(),
+                    "the guests' kernel does not boot with firecracker 1.16.1; WRENN_VMM=auto takes what works"
+                );
+            }
+            assert_eq!(chosen.map(|vmm| vmm.tier()).map_err(drop), expected, "{boots} {choice:?}");
+            // Afterwards nothing has to be tried.
+            let foreseen = foresee(&options, &memory).map(|vmm| vmm.map(|vmm| vmm.tier()));
+            assert_eq!(foreseen.map_err(drop), expected.map(Some), "{boots} {choice:?}");
+        }
+        let missing = VmmOptions { choice: VmmChoice::Firecracker, firecracker: Some("/no/such".into()) };
+        let error = choose(&missing, Path::new("/"), Path::new("/")).await.unwrap_err();
+        assert!(error.to_string().contains("WRENN_FIRECRACKER"), "{error}");
     }
 }

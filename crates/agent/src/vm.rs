@@ -115,7 +115,7 @@ impl Vm {
         let dirs = Dirs::of(host, id);
         let space = host.pool.admit(limits::ADMIT_DISK).inspect_err(|_| dirs.remove()).map_err(Host::no_space)?;
         let root_disk = dirs.disk();
-        let (slot, cloned) = tokio::join!(host.network.acquire(), host.clone_disk(disk, &root_disk, &dirs.runtime));
+        let (slot, cloned) = tokio::join!(host.network.acquire(), host.clone_disk(disk, id));
         let slot = slot.inspect_err(|_| dirs.remove()).map_err(Failure::at("taking a network slot"))?;
         let how = if matches!(base, Base::Zero { .. }) { Start::Boot(host.boot_source()) } else { Start::Load };
         laps.lap("slot and disk");
@@ -372,7 +372,7 @@ async fn reach(
     let dirs = Dirs::of(host, id);
     let keeper = keeper::attach(&dirs.runtime).map_err(Failure::at("finding the keeper"))?;
     let keeper = keeper.ok_or_else(|| Failure::at("finding the keeper")("it ended"))?;
-    let machine = connect(host, &keeper, &dirs.runtime, limits::VMM_ANSWER).await?;
+    let machine = connect(host, &keeper, &dirs.vmm(), limits::VMM_ANSWER).await?;
     let (base, pin) = if let Some(id) = base {
         (Base::Generation(host.open_generation(id).await?), host.shelf.pin(id))
     } else {
@@ -404,7 +404,7 @@ async fn launch(
     let spec = spec(host, class, slot, base, id);
     let command = host.vmm.command(&spec, how).map_err(Failure::at("describing the VM"))?;
     let keeper_spec = KeeperSpec {
-        dir: spec.runtime_dir.clone(),
+        dir: Dirs::of(host, id).runtime,
         command,
         network_namespace: Some(slot.namespace_path()),
         cgroup: Some(host.group(id, class)),
@@ -436,7 +436,7 @@ fn spec(host: &Host, class: &Class, slot: &Slot, base: &Base, id: Uuid) -> Machi
         root_disk: dirs.disk(),
         modules_disk: Some(host.artifacts.modules_disk.clone()),
         network: Some(Nic { tap: network::TAP.to_owned(), mac: Mac(network::GUEST_MAC) }),
-        runtime_dir: dirs.runtime,
+        runtime_dir: dirs.vmm(),
         confinement: Some(Confinement { user: User { uid: number, gid: number }, root: host.empty_dir() }),
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 pub struct Dirs {
     /// Its disk and, after a boot, its memory; in the pool.
     pub files: PathBuf,
-    /// Sockets and the keeper's files; in memory.
+    /// The keeper's files and sockets; in memory.
     pub runtime: PathBuf,
 }
 
@@ -28,13 +28,18 @@ impl Dirs {
         self.files.join("disk")
     }
 
-    /// Makes both.
+    /// The VMM's own: its sockets, and what it writes that is copied out of there. Nothing in it is trusted.
+    pub fn vmm(&self) -> PathBuf {
+        self.files.join("vmm")
+    }
+
+    /// Makes them.
     pub fn create(&self) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.files)?;
+        std::fs::create_dir_all(self.vmm())?;
         std::fs::create_dir_all(&self.runtime)
     }
 
-    /// Removes both; what cannot be removed is left to the next start.
+    /// Removes them; what cannot be removed is left to the next start.
     pub fn remove(&self) {
         for dir in [&self.files, &self.runtime] {
             if let Err(error) = std::fs::remove_dir_all(dir)

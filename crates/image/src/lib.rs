@@ -99,8 +99,8 @@ pub struct Artifacts {
 /// The kernel that guests boot, once it has been made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// bzImage.
-    pub image: PathBuf,
+    /// As [`Artifacts::kernel_elf`].
+    pub elf: PathBuf,
     /// As [`Artifacts::kernel_key`].
     pub key: String,
 }
@@ -108,7 +108,7 @@ pub struct Kernel {
 /// The kernel that [`prepare`] would take as it is from `dir`, if there is one. Makes nothing.
 pub fn find_kernel(dir: &Path, source: &Source) -> Result<Option<Kernel>, Error> {
     let part = kernel::find(dir, source)?;
-    Ok(part.map(|part| Kernel { image: part.path(kernel::BZIMAGE), key: part.identity }))
+    Ok(part.map(|part| Kernel { elf: part.path(kernel::ELF), key: part.identity }))
 }
 
 /// Makes the parts that are missing and returns all of them.

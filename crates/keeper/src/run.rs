@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
 use rustix::process::{Resource, Signal};
+use sys::jail::Visible;
 use sys::readiness::watch;
 use sys::spawn::{Credentials, Exit, Process, Spawn, Stream};
 use tokio::io::unix::AsyncFd;
@@ -14,7 +16,7 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixListener;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
-use vmm::User;
+use vmm::{Jail, User};
 
 use crate::cgroup::{Cgroup, CgroupSpec};
 use crate::console::{Hub, Ring};
@@ -153,10 +155,22 @@ fn start(spec: &KeeperSpec) -> io::Result<Process> {
     if let Some(path) = &spec.network_namespace {
         spawn = spawn.enter_namespace(File::open(path)?.into());
     }
-    if let Some(User { uid, gid }) = spec.command.user {
-        spawn = spawn.credentials(Credentials { uid, gid, groups: vec![gid] });
+    if let Some(jail) = &spec.command.jail {
+        let User { uid, gid } = jail.user;
+        spawn = spawn.enter_namespace(make(jail)?).credentials(Credentials { uid, gid, groups: vec![gid] });
     }
     spawn.spawn()
+}
+
+fn make(jail: &Jail) -> io::Result<OwnedFd> {
+    let User { uid, gid } = jail.user;
+    for path in &jail.own {
+        lchown(path, Some(uid), Some(gid))?;
+    }
+    let read = jail.read.iter().map(|path| Visible::Read(path));
+    let own = jail.own.iter().map(|path| Visible::Write(path));
+    let devices = jail.devices.iter().map(|path| Visible::Device(path, (uid, gid)));
+    sys::jail::make(&jail.root, &read.chain(own).chain(devices).collect::<Vec<_>>())
 }
 
 /// A VMM's process.

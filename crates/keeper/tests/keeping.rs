@@ -19,7 +19,7 @@ fn program() -> &'static Path {
 
 fn spec(dir: &Path, script: &str) -> KeeperSpec {
     let args = vec!["-c".to_owned(), script.to_owned()];
-    let command = vmm::Command { program: "/bin/sh".into(), args, cwd: dir.to_owned(), user: None };
+    let command = vmm::Command { program: "/bin/sh".into(), args, cwd: dir.to_owned(), jail: None };
     KeeperSpec { dir: dir.to_owned(), command, network_namespace: None, cgroup: None, oom_score_adj: 0, pager: None }
 }
 
@@ -76,7 +76,16 @@ async fn the_vmm_dies_with_its_keeper() -> Result {
     let dir = tempfile::tempdir()?;
     let mut spec = spec(dir.path(), "exec sleep 1000");
     // As another user, since changing the user takes the death signal away if that was set before.
-    spec.command.user = Some(vmm::User { uid: 65534, gid: 65534 });
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root)?;
+    let programs = ["/bin", "/lib", "/lib64", "/usr"].map(std::path::PathBuf::from);
+    spec.command.jail = Some(vmm::Jail {
+        user: vmm::User { uid: 65534, gid: 65534 },
+        root,
+        own: Vec::new(),
+        read: programs.into_iter().filter(|dir| dir.exists()).collect(),
+        devices: Vec::new(),
+    });
     spec.command.cwd = "/".into();
     let keeper = keeper::launch(program(), &spec).await?;
     let vmm = rustix::process::Pid::from_raw(keeper.vmm_pid().cast_signed()).ok_or("no pid")?;

@@ -3,167 +3,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-#[path = "../../vmm/tests/firecracker/guest.rs"]
-mod guest;
+mod fc;
 
-use std::error::Error;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use keeper::{Cause, End, Keeper, KeeperSpec, PAGER, PagerSpec};
+use fc::{MEMORY_BYTES, PATIENCE, Result, Vm, base, firecracker, keeper_spec, program};
+use keeper::{Cause, End, PagerSpec};
 use memory::pager::{MemoryFile, Pager, PagerError, Region, Source};
-use tempfile::TempDir;
-use tokio::io::AsyncBufReadExt as _;
-use tokio::io::{BufReader, Interest};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::OnceCell;
-use vmm::firecracker::Firecracker;
-use vmm::{BootSource, Machine, MachineSpec, Memory, Start, Status, Vmm};
-
-type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
-
-/// The emulated kernel mode of some clouds runs a guest at a hundredth of its speed.
-const PATIENCE: Duration = Duration::from_mins(2);
-const MEMORY_BYTES: u64 = 64 << 20;
-
-/// Whether it has been said that there is none.
-static SAID: Once = Once::new();
-
-/// The Firecracker to test with; none when this machine has none or it cannot run guests, which is said.
-fn firecracker() -> Result<Option<Firecracker>> {
-    let program = std::env::var_os("WRENN_FIRECRACKER").map(PathBuf::from);
-    let wanted = program.is_some();
-    let missing = match Firecracker::find(program.as_deref()) {
-        Ok(found) if File::options().read(true).write(true).open("/dev/kvm").is_ok() => return Ok(Some(found)),
-        Ok(_) => "/dev/kvm does not open".into(),
-        Err(error) if wanted => return Err(error.into()),
-        Err(error) => error.to_string(),
-    };
-    // Past the test harness, which hides what passing tests print.
-    SAID.call_once(|| {
-        let _ = writeln!(
-            io::stderr(),
-            "not run with a real Firecracker: {missing}; a program in its place is brought its memory all the same"
-        );
-    });
-    Ok(None)
-}
-
-/// A Firecracker under a keeper.
-struct Vm {
-    keeper: Keeper,
-    machine: Box<dyn Machine>,
-    spec: MachineSpec,
-    console: BufReader<UnixStream>,
-    dir: TempDir,
-}
-
-impl Drop for Vm {
-    fn drop(&mut self) {
-        let _ = self.keeper.request_end();
-    }
-}
-
-impl Vm {
-    async fn start(firecracker: &Firecracker, memory: Memory, pager: Option<PagerSpec>, start: &Start) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let disk = dir.path().join("disk.raw");
-        File::create(&disk)?.set_len(1 << 20)?;
-        let spec = MachineSpec {
-            vcpus: 1,
-            memory_bytes: MEMORY_BYTES,
-            memory,
-            root_disk: disk,
-            modules_disk: None,
-            network: None,
-            runtime_dir: dir.path().to_owned(),
-            confinement: None,
-        };
-        let command = firecracker.command(&spec, start)?;
-        let keeper = keeper::launch(program(), &keeper_spec(dir.path(), command, pager)).await?;
-        let console = keeper::console(dir.path()).await?.output;
-        let machine = firecracker.connect(dir.path(), PATIENCE).await?;
-        Ok(Self { keeper, machine, spec, console, dir })
-    }
-
-    /// One whose memory the keeper brings from `memory`.
-    async fn paged(firecracker: &Firecracker, memory: &Path, working_set: Option<PathBuf>) -> Result<Self> {
-        let pager = PagerSpec { memory: memory.to_owned(), working_set };
-        Self::start(firecracker, Memory::Pager(PAGER.into()), Some(pager), &Start::Load).await
-    }
-
-    /// Waits until it has said so many rounds; answers how many.
-    async fn reaches(&mut self, rounds: u64) -> Result<u64> {
-        let reach = async {
-            let mut said = 0;
-            while said < rounds {
-                let mut line = String::new();
-                if self.console.read_line(&mut line).await? == 0 {
-                    return Err(format!("its console ended after {said} rounds").into());
-                }
-                said = said.max(guest::rounds_said(&line)?);
-            }
-            Ok(said)
-        };
-        tokio::time::timeout(PATIENCE, reach).await?
-    }
-
-    async fn saved(&self, dir: &Path, base: Option<&Path>) -> Result<Saved> {
-        self.machine.pause().await?;
-        let saved = Saved { state: dir.join("state"), memory: dir.join("memory") };
-        match base {
-            Some(base) => drop(fs::copy(base, &saved.memory)?),
-            None => File::create(&saved.memory)?.set_len(MEMORY_BYTES)?,
-        }
-        self.machine.save(&saved.state, &saved.memory).await?;
-        Ok(saved)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Saved {
-    state: PathBuf,
-    memory: PathBuf,
-}
-
-impl Saved {
-    fn rounds(&self) -> Result<u64> {
-        Ok(guest::rounds_in(&fs::read(&self.memory)?)?)
-    }
-}
-
-/// A machine that has run for a while, saved; the same for all tests.
-async fn base(firecracker: &Firecracker) -> Result<&'static Saved> {
-    static BASE: OnceCell<(TempDir, Saved)> = OnceCell::const_new();
-    let make = async || -> Result<_> {
-        let dir = tempfile::tempdir()?;
-        let (kernel, initramfs) = (dir.path().join("guest"), dir.path().join("initramfs"));
-        guest::write(&kernel)?;
-        fs::write(&initramfs, [0; 4096])?;
-        let source = BootSource { kernel, initramfs, cmdline: "console=ttyS0".to_owned() };
-        let start = Start::Boot(source.clone());
-        let mut vm = Vm::start(firecracker, Memory::File("/".into()), None, &start).await?;
-        vm.machine.boot(&vm.spec, &source).await?;
-        vm.reaches(70).await?;
-        let saved = vm.saved(dir.path(), None).await?;
-        vm.keeper.kill().await?;
-        Ok((dir, saved))
-    };
-    Ok(&BASE.get_or_try_init(make).await?.1)
-}
-
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_wrenn-keeper"))
-}
-
-fn keeper_spec(dir: &Path, command: vmm::Command, pager: Option<PagerSpec>) -> KeeperSpec {
-    KeeperSpec { dir: dir.to_owned(), command, network_namespace: None, cgroup: None, oom_score_adj: 0, pager }
-}
+use tokio::io::Interest;
+use tokio::net::UnixListener;
+use vmm::{Memory, Start, Status};
 
 /// Does what Firecracker does with a pager: its argument is the message and the descriptors, in Python. As in `ioctl_userfaultfd(2)`.
 const STAND_IN: &str = r"
@@ -203,7 +57,7 @@ async fn a_keeper_brings_the_memory_or_ends_the_vmm_with_the_reason() -> Result 
         let memory = dir.path().join("memory");
         fs::write(&memory, &whole)?;
         let args = ["-c", STAND_IN, message].map(str::to_owned).into();
-        let command = vmm::Command { program: "python3".into(), args, cwd: dir.path().to_owned(), user: None };
+        let command = vmm::Command { program: "python3".into(), args, cwd: dir.path().to_owned(), jail: None };
         let pager = PagerSpec { memory: memory.clone(), working_set: None };
         let keeper = keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await?;
         File::options().write(true).open(&memory)?.set_len(bytes_left as u64)?;
@@ -220,7 +74,7 @@ async fn a_keeper_brings_the_memory_or_ends_the_vmm_with_the_reason() -> Result 
 async fn a_keeper_without_its_memory_file_does_not_start() -> Result {
     let dir = tempfile::tempdir()?;
     let command =
-        vmm::Command { program: "/bin/true".into(), args: Vec::new(), cwd: dir.path().to_owned(), user: None };
+        vmm::Command { program: "/bin/true".into(), args: Vec::new(), cwd: dir.path().to_owned(), jail: None };
     let pager = PagerSpec { memory: dir.path().join("missing"), working_set: None };
     let error =
         keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await.err().ok_or("it did")?;

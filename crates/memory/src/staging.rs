@@ -1,8 +1,8 @@
 //! A generation's directory before anybody may see it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -39,6 +39,7 @@ impl Staging {
     pub(crate) fn commit(mut self, manifest: Manifest) -> Result<Generation, SaveError> {
         let path = self.path(MANIFEST);
         write_new(&path, &manifest.encode()?).map_err(SaveError::write(&path))?;
+        self.let_vmms_read()?;
         self.sync_contents()?;
         let target = self.parent_dir.join(self.id.to_string());
         fs::rename(&self.dir, &target).map_err(SaveError::write(&target))?;
@@ -46,6 +47,15 @@ impl Staging {
         sync_directory(&self.parent_dir).map_err(SaveError::write(&self.parent_dir))?;
         self.committed = true;
         Ok(Generation::committed(target, manifest))
+    }
+
+    /// VMMs that are nobody map the memory; whoever does not get it shown is kept out by the directory.
+    fn let_vmms_read(&self) -> Result<(), SaveError> {
+        let memory = self.path(MEMORY);
+        match fs::set_permissions(&memory, Permissions::from_mode(0o644)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SaveError::write(&memory)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Flushes everything side by side, for each waits for the device. What they contain is read by nobody before the

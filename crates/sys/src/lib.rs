@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod entropy;
+pub mod jail;
 pub mod loopdev;
 pub mod netconf;
 pub mod readiness;

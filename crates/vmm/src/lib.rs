@@ -16,9 +16,10 @@ mod program;
 pub mod qemu;
 mod qmp;
 mod spec;
+mod trial;
 
 pub use compatibility::{Compatibility, Tier};
 pub use machine::{Control, Dirty, Machine, MachineError, Status, Trouble, Vmm};
 pub use program::ProgramError;
 pub use qmp::{Broken, QmpError};
-pub use spec::{BootSource, Command, Confinement, Mac, MachineSpec, Memory, Nic, SpecError, Start, User};
+pub use spec::{BootSource, Command, Confinement, Jail, Mac, MachineSpec, Memory, Nic, SpecError, Start, User};

@@ -27,6 +27,9 @@ pub const ANSWER_BYTES: usize = 64 << 10;
 /// Longest message about a machine's guest memory. A region takes some 150 bytes, and there are a few.
 pub const HANDSHAKE_BYTES: usize = 64 << 10;
 
+/// Longest device state taken of a VMM that is not trusted. They have some 100 KB, and a megabyte with the most virtual CPUs.
+pub const STATE_BYTES: u64 = 64 << 20;
+
 /// Events kept for a slow reader; older ones are lost to it.
 pub const EVENTS: usize = 64;
 

@@ -17,6 +17,13 @@ pub trait Vmm: Debug + Send + Sync {
     /// Its isolation.
     fn tier(&self) -> Tier;
 
+    /// Its name and version, for people: `qemu 7.2`.
+    fn title(&self) -> String;
+
+    /// Whether `kernel`, an ELF, gets through its start here. Takes up to [`crate::limits::PROBE_BOOT`]; remember the answer per host
+    /// boot and version. An emulator depends on nothing of the host's, and is not tried.
+    async fn boots(&self, kernel: &Path) -> bool;
+
     /// What a state saved by it with guest kernel `kernel` (its version or digest) can be loaded by.
     fn compatibility(&self, kernel: &str) -> Compatibility;
 
@@ -49,7 +56,7 @@ pub trait Machine: Debug + Send + Sync {
 
     /// Writes the device state of a stopped machine to the new file `state`. `memory` is a clone of the memory file it
     /// maps, for VMMs that write dirty pages themselves. No time limit. The machine stays stopped and usable.
-    async fn save(&self, state: &Path, memory: &Path) -> Result<Dirty, MachineError>;
+    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<Dirty, MachineError>;
 
     /// What it is doing.
     async fn status(&self) -> Result<Status, MachineError>;

@@ -24,7 +24,7 @@ pub struct MachineSpec {
     pub modules_disk: Option<PathBuf>,
     /// Network card.
     pub network: Option<Nic>,
-    /// Directory of the VMM's sockets, private to this machine.
+    /// Directory of the VMM's sockets, private to this machine; the VMM's own where it is confined and needs one.
     pub runtime_dir: PathBuf,
     /// What is left to the VMM once a guest runs; all its starter has, otherwise.
     pub confinement: Option<Confinement>,
@@ -35,8 +35,8 @@ pub struct MachineSpec {
 pub struct Confinement {
     /// Nobody else's user.
     pub user: User,
-    /// An empty directory: the root of what a QEMU sees of the file system once it has opened its files. Firecracker opens
-    /// files as long as it runs, and keeps its starter's root.
+    /// An empty directory: the root of what it sees of the file system. QEMU enters it once it has opened its files; Firecracker, which
+    /// opens files as long as it runs, finds those it may open in there (see [`Jail`]).
     pub root: PathBuf,
 }
 
@@ -132,8 +132,23 @@ pub struct Command {
     pub args: Vec<String>,
     /// Directory it runs in: sockets are named relative to it, since a socket's path has 107 bytes (unix(7)).
     pub cwd: PathBuf,
-    /// Whom to start it as; its starter's user otherwise.
-    pub user: Option<User>,
+    /// What it is shut up in; it has all its starter has, otherwise.
+    pub jail: Option<Jail>,
+}
+
+/// All that a VMM sees of the file system, each thing at the path it has outside, and whom it runs as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jail {
+    /// Nobody else's user.
+    pub user: User,
+    /// An empty directory, to become its root.
+    pub root: PathBuf,
+    /// Files and directories that are to be the user's.
+    pub own: Vec<PathBuf>,
+    /// What it may only read or execute.
+    pub read: Vec<PathBuf>,
+    /// Devices.
+    pub devices: Vec<PathBuf>,
 }
 
 /// Why there can be no such machine.

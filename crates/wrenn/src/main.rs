@@ -57,7 +57,8 @@ async fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Doctor(args) => {
             let dir = global.data_dir();
             let running = instance::is_running(&dir);
-            let plan = doctor::Plan { dir, listen: args.listen.listen, running, thorough: true };
+            let vmm = up::platform::vmm_options()?;
+            let plan = doctor::Plan { dir, listen: args.listen.listen, running, vmm, thorough: true };
             doctor::run(&plan, args.fix, Output { json: global.json }).await?;
         }
         Command::Capsule(command) => return capsule::run(global, command).await,

@@ -159,9 +159,9 @@ impl Vm {
     async fn fill(&self, host: &Host, draft: Draft) -> Result<(Filled, Duration), Failure> {
         let disk = Dirs::of(host, self.id).disk();
         let (state, memory, clone) = (draft.state_path(), draft.memory_path(), draft.disk_path());
-        let began = Instant::now();
+        let (spec, began) = (self.spec(host), Instant::now());
         let (saved, cloned) = tokio::join!(
-            timeout(limits::VM_SAVE, self.machine.save(&state, &memory)),
+            timeout(limits::VM_SAVE, self.machine.save(&spec, &state, &memory)),
             blocking("cloning the disk", move || disk::clone_file(&disk, &clone))
         );
         cloned?;

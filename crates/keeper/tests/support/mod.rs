@@ -101,7 +101,7 @@ impl Host {
         let source = BootSource {
             kernel: self.artifacts.join("bzImage"),
             initramfs: initramfs(&self.artifacts)?.to_owned(),
-            cmdline: format!("console=ttyS0 quiet loglevel=1 panic=-1 reboot=t rdinit=/guest {}", self.vmm.cmdline()),
+            cmdline: format!("console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/guest {}", self.vmm.cmdline()),
         };
         let guest = self.start(base, dir, disk.to_owned(), &Start::Boot(source.clone())).await?;
         guest.machine().boot(&guest.spec, &source).await?;
@@ -149,7 +149,7 @@ impl Host {
     pub async fn save(&self, guest: &Guest) -> Result<(Arc<Generation>, SaveReport)> {
         let draft = Draft::begin(self.pool.path(), &guest.base)?;
         guest.machine().pause().await?;
-        let dirty = guest.machine().save(&draft.state_path(), &draft.memory_path()).await?;
+        let dirty = guest.machine().save(&guest.spec, &draft.state_path(), &draft.memory_path()).await?;
         disk::clone_file(&guest.spec.root_disk, &draft.disk_path())?;
         let pid = guest.keeper.vmm_pid();
         let seal = Seal { compatibility: self.vmm.compatibility("test").to_string(), ..Seal::default() };

@@ -182,11 +182,12 @@ impl Setup {
                 // "0" means the writing process (cgroups(7)).
                 check(libc::write(file.as_raw_fd(), b"0".as_ptr().cast(), 1) as i32)?;
             }
-            for namespace in &self.namespaces {
-                check(libc::setns(namespace.as_raw_fd(), 0))?;
-            }
+            // Before the namespaces: there may be no /proc in them.
             if let Some(adj) = &self.oom_score_adj {
                 write_oom_score_adj(adj);
+            }
+            for namespace in &self.namespaces {
+                check(libc::setns(namespace.as_raw_fd(), 0))?;
             }
             if let Some(nice) = self.nice {
                 check(libc::setpriority(libc::PRIO_PROCESS, 0, nice))?;

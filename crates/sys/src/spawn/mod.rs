@@ -65,9 +65,9 @@ struct Setup {
     new_session: bool,
     controlling_terminal: bool,
     death_signal: Option<i32>,
-    namespaces: Vec<OwnedFd>,
     cgroup_procs: Vec<OwnedFd>,
     oom_score_adj: Option<CString>,
+    namespaces: Vec<OwnedFd>,
     nice: Option<i32>,
     limits: Vec<(u32, u64, u64)>,
     credentials: Option<Credentials>,
@@ -165,7 +165,8 @@ impl Spawn {
         self
     }
 
-    /// Namespaces to enter, as descriptors of `/proc/PID/ns/*` or bind mounts of them.
+    /// One more namespace to enter, as a descriptor of `/proc/PID/ns/*` or a bind mount of it. With one of mounts comes its root
+    /// (setns(2)).
     pub fn enter_namespace(mut self, namespace: OwnedFd) -> Self {
         self.setup.namespaces.push(namespace);
         self

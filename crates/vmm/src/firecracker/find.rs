@@ -1,12 +1,17 @@
 //! Finding the Firecracker of this host.
 
 use std::fmt;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use super::Firecracker;
 use crate::program::{self, ProgramError};
 
 const PROGRAM: &str = "firecracker";
+
+/// How the name of a dynamic linker begins.
+const INTERPRETER: &[u8] = b"/ld-";
 
 /// Oldest version that takes every field we send, and without known defects in what we use.
 const OLDEST: Version = Version(1, 16, 1);
@@ -35,13 +40,9 @@ pub enum FindError {
 impl Firecracker {
     /// The Firecracker at `program`, or in `PATH`; whether it can run guests here is not tried. Blocks for some 20 ms.
     pub fn find(program: Option<&Path>) -> Result<Self, FindError> {
-        // It will run in another directory; a bare name is looked up in PATH.
-        let program = match program {
-            Some(path) => {
-                std::path::absolute(path).map_err(|source| ProgramError::Run { program: path.to_owned(), source })?
-            }
-            None => PROGRAM.into(),
-        };
+        // It will run in another directory, and with another root.
+        let program = program.map_or_else(in_path, Path::canonicalize);
+        let program = program.map_err(|source| ProgramError::Run { program: PROGRAM.into(), source })?;
         let program = program.as_path();
         let version = program::version(program, "--version", version_in)?;
         if version < OLDEST {
@@ -56,13 +57,32 @@ impl Firecracker {
             .take_while(|line| !line.is_empty())
             .filter(|line| what.iter().any(|key| line.starts_with(key)));
         let cpu = format!("host@{:08x}", crc32fast::hash(lines.collect::<String>().as_bytes()));
-        Ok(Self { program: program.to_owned(), version, snapshot_version, cpu })
+        let libraries =
+            libraries(program).map_err(|source| ProgramError::Run { program: program.to_owned(), source })?;
+        Ok(Self { program: program.to_owned(), version, snapshot_version, libraries, cpu })
     }
 
     /// Its version.
     pub fn version(&self) -> Version {
         self.version
     }
+}
+
+fn in_path() -> io::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)).find(|program| program.is_file());
+    found.ok_or(io::ErrorKind::NotFound)?.canonicalize()
+}
+
+/// Where a program loads its libraries from. Releases of Firecracker are whole in themselves; those of a distribution may not be.
+fn libraries(program: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut head = Vec::new();
+    File::open(program)?.take(4096).read_to_end(&mut head)?;
+    // The interpreter's path, which only a dynamically linked program has, is next to the program headers (elf(5), PT_INTERP).
+    if !head.windows(INTERPRETER.len()).any(|window| window == INTERPRETER) {
+        return Ok(Vec::new());
+    }
+    Ok(["/lib", "/lib64", "/usr/lib"].map(PathBuf::from).into_iter().filter(|dir| dir.is_dir()).collect())
 }
 
 /// The first version in `Firecracker v1.16.1`, followed by whatever else it has to say.
@@ -77,6 +97,12 @@ fn version_in(output: &str) -> Option<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libraries_are_for_programs_that_load_some() {
+        assert!(libraries(Path::new("/bin/sh")).is_ok_and(|dirs| !dirs.is_empty()));
+        assert!(libraries(Path::new("/etc/passwd")).is_ok_and(|dirs| dirs.is_empty()));
+    }
 
     #[test]
     fn versions() {

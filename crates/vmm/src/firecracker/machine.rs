@@ -1,7 +1,8 @@
 //! A running Firecracker.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,17 +12,22 @@ use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 
 use super::api::{Api, ApiError};
+use super::handed::Handed;
 use super::requests::{
     Action, BlockDevice, Create, Disk, Instance, KernelSource, Load, MODULES_DISK, MachineConfig, NIC,
     NetworkInterface, Nothing, Pages, ROOT_DISK, State,
 };
 use crate::machine::{Control, Dirty, Machine, MachineError, Status, Trouble};
 use crate::spec::text;
-use crate::{BootSource, MachineSpec};
+use crate::{BootSource, MachineSpec, limits};
 
 /// In a machine's directory once a snapshot was asked for: what Firecracker holds for dirty from then on is what differs
 /// from that snapshot, not from the memory it began with, and nobody knows how far one that failed has come.
 const ASKED_BEFORE: &str = "snapshot";
+
+/// Names of files that are handed to it, or by it.
+const STATE: &str = "state";
+const MEMORY: &str = "memory";
 
 /// A Firecracker process and the way to its API.
 #[derive(Debug)]
@@ -78,21 +84,65 @@ impl FirecrackerMachine {
 
     async fn restore(&self, spec: &MachineSpec, state: &Path) -> Result<(), Control> {
         self.name_disks(spec)?;
+        let given;
+        let state = match self.handed(spec) {
+            None => state,
+            Some(handed) => {
+                let state = state.to_owned();
+                given = blocking(move || handed.give(&state, STATE)).await?;
+                &given
+            }
+        };
         Ok(self.api.change(Method::PUT, "/snapshot/load", &Load::of(spec, state)?).await?)
     }
 
+    /// How files get to it and from it, if it cannot open ours.
+    fn handed(&self, spec: &MachineSpec) -> Option<Handed> {
+        spec.confinement.as_ref().map(|confinement| Handed::new(&self.runtime_dir, confinement.user))
+    }
+
     async fn snapshot(&self, state: &Path, memory: &Path) -> Result<(), Control> {
-        let mark = self.runtime_dir.join(ASKED_BEFORE);
-        let snapshot_type = if mark.try_exists()? { Pages::Full } else { Pages::Diff };
-        fs::write(mark, [])?;
+        // A new file or none: the directory may be the VMM's, and what is in there a link.
+        let snapshot_type = match File::create_new(self.runtime_dir.join(ASKED_BEFORE)) {
+            Ok(_) => Pages::Diff,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Pages::Full,
+            Err(error) => return Err(error.into()),
+        };
         let create = Create { snapshot_type, snapshot_path: text(state)?, mem_file_path: text(memory)? };
         Ok(self.api.change(Method::PUT, "/snapshot/create", &create).await?)
+    }
+
+    /// The same by way of its own directory.
+    async fn snapshot_handed(
+        &self,
+        handed: Handed,
+        memory_bytes: u64,
+        state: &Path,
+        memory: &Path,
+    ) -> Result<(), Control> {
+        let (taker, base) = (handed.clone(), memory.to_owned());
+        let (theirs, pages) = blocking(move || Ok((handed.offer(STATE)?, handed.give(&base, MEMORY)?))).await?;
+        self.snapshot(&theirs, &pages).await?;
+        let (state, memory) = (state.to_owned(), memory.to_owned());
+        let take = move || {
+            let state = OpenOptions::new().write(true).create_new(true).mode(0o600).open(state)?;
+            taker.take(STATE, &state, limits::STATE_BYTES)?;
+            let memory = OpenOptions::new().write(true).open(memory)?;
+            taker.take(MEMORY, &memory, memory_bytes)?;
+            // Shorter, it would be the host's error to see.
+            memory.set_len(memory_bytes)
+        };
+        Ok(blocking(take).await?)
     }
 
     async fn set_state(&self, state: &'static str, action: &'static str) -> Result<(), MachineError> {
         let changed = self.api.change_soon(Method::PATCH, "/vm", &State { state }).await;
         changed.map_err(failed(action))
     }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 fn failed<E: Into<Control>>(action: &'static str) -> impl FnOnce(E) -> MachineError {
@@ -119,8 +169,12 @@ impl Machine for FirecrackerMachine {
         self.set_state("Paused", "pause").await
     }
 
-    async fn save(&self, state: &Path, memory: &Path) -> Result<Dirty, MachineError> {
-        self.snapshot(state, memory).await.map_err(failed("save"))?;
+    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<Dirty, MachineError> {
+        let saved = match self.handed(spec) {
+            None => self.snapshot(state, memory).await,
+            Some(handed) => self.snapshot_handed(handed, spec.memory_bytes, state, memory).await,
+        };
+        saved.map_err(failed("save"))?;
         Ok(Dirty::Written)
     }
 

@@ -102,7 +102,7 @@ impl Machine for QemuMachine {
         self.simple("stop", "pause").await
     }
 
-    async fn save(&self, state: &Path, _: &Path) -> Result<Dirty, MachineError> {
+    async fn save(&self, _: &MachineSpec, state: &Path, _: &Path) -> Result<Dirty, MachineError> {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -8,23 +8,24 @@
 //! would take the page from every VM of that template.
 
 mod arguments;
+mod find;
 mod machine;
-mod probe;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sys::spawn::Spawn;
 
-pub use probe::{ProbeError, kvm_boots, probe};
+pub use find::FindError;
 
 use self::machine::QemuMachine;
 use tokio::time::Instant;
 
 use crate::machine::MachineError;
 use crate::qmp::Qmp;
-use crate::{Command, Compatibility, Machine, MachineSpec, SpecError, Start, Tier, Vmm, control};
+use crate::{Command, Compatibility, Machine, MachineSpec, SpecError, Start, Tier, Vmm, control, trial};
 
 /// Name of the control socket in a machine's directory.
 const SOCKET: &str = "qmp.sock";
@@ -66,12 +67,35 @@ struct Cpu {
     class: String,
 }
 
+impl Qemu {
+    fn trial(&self, kernel: &Path) -> Spawn {
+        Spawn::new(&self.program)
+            .args(["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-accel", "kvm", "-m", "256M"])
+            .args(["-machine", MACHINE_TYPE, "-cpu", self.cpu.model, "-serial", "stdio"])
+            .arg("-append")
+            .arg(format!("{} {}", trial::CMDLINE, self.cmdline()))
+            .arg("-kernel")
+            .arg(kernel)
+    }
+}
+
 #[async_trait]
 impl Vmm for Qemu {
     fn tier(&self) -> Tier {
         match self.accelerator {
             Accelerator::Kvm => Tier::QemuKvm,
             Accelerator::Tcg => Tier::QemuTcg,
+        }
+    }
+
+    fn title(&self) -> String {
+        format!("qemu {}.{}", self.version.0, self.version.1)
+    }
+
+    async fn boots(&self, kernel: &Path) -> bool {
+        match self.accelerator {
+            Accelerator::Tcg => true,
+            Accelerator::Kvm => trial::boots(self.trial(kernel), &[]).await,
         }
     }
 
@@ -85,18 +109,18 @@ impl Vmm for Qemu {
         }
     }
 
-    /// Emulated, the kernel's check that the timer interrupt works fails on a loaded host (KVM guests skip it by themselves); there
+    /// A triple fault ends a machine that is not to reboot. Emulated, the kernel's check that the timer interrupt works fails on a loaded host (KVM guests skip it by themselves); there
     /// is no speculation to be protected from; and its tests of its own ciphers take 0.3 s.
     fn cmdline(&self) -> &'static str {
         match self.accelerator {
-            Accelerator::Kvm => "",
-            Accelerator::Tcg => "no_timer_check mitigations=off cryptomgr.notests",
+            Accelerator::Kvm => "reboot=t",
+            Accelerator::Tcg => "reboot=t no_timer_check mitigations=off cryptomgr.notests",
         }
     }
 
     fn command(&self, spec: &MachineSpec, start: &Start) -> Result<Command, SpecError> {
         let args = arguments::arguments(self, spec, start)?;
-        Ok(Command { program: self.program.clone(), args, cwd: spec.runtime_dir.clone(), user: None })
+        Ok(Command { program: self.program.clone(), args, cwd: spec.runtime_dir.clone(), jail: None })
     }
 
     async fn connect(&self, runtime_dir: &Path, limit: Duration) -> Result<Box<dyn Machine>, MachineError> {

@@ -127,7 +127,7 @@ impl Vm {
     async fn saved(&self, base: Option<&Path>) -> Result<Saved> {
         self.machine.pause().await?;
         let saved = Saved::beside(base)?;
-        assert_eq!(self.machine.save(&saved.state, &saved.memory).await?, Dirty::Written);
+        assert_eq!(self.machine.save(&self.spec, &saved.state, &saved.memory).await?, Dirty::Written);
         Ok(saved)
     }
 }
@@ -193,7 +193,7 @@ async fn a_machine_that_goes_on_after_a_save_can_be_saved_again() -> Result {
     let again = clone.saved(Some(&base.memory)).await?;
     assert!(again.rounds()? >= before + 10);
     let state = tempfile::tempdir()?;
-    let failed = clone.machine.save(&state.path().join("no/state"), &again.memory).await;
+    let failed = clone.machine.save(&clone.spec, &state.path().join("no/state"), &again.memory).await;
     assert!(failed.is_err());
     clone.machine.resume().await?;
     clone.reaches(again.rounds()? + 5).await?;

@@ -86,8 +86,8 @@ async fn requests_are_as_written_down() -> Result {
     machine.boot(&spec, &source).await?;
     assert_eq!(machine.status().await?, Status::Running);
     machine.pause().await?;
-    machine.save(Path::new("/new/state"), Path::new("/new/memory")).await?;
-    machine.save(Path::new("/new/state"), Path::new("/new/memory")).await?;
+    machine.save(&spec, Path::new("/new/state"), Path::new("/new/memory")).await?;
+    machine.save(&spec, Path::new("/new/state"), Path::new("/new/memory")).await?;
     machine.load(&spec, Path::new("/pool/generation/state")).await?;
     let paged = MachineSpec { memory: Memory::Pager("pager.sock".into()), ..spec.clone() };
     machine.load(&paged, Path::new("/pool/generation/state")).await?;

@@ -33,7 +33,7 @@ struct Bare {
     slot: Slot,
     envd: Envd,
     base: Base,
-    disk: PathBuf,
+    spec: MachineSpec,
 }
 
 impl Floor {
@@ -118,7 +118,7 @@ impl Floor {
             vcpus: 1,
             memory_bytes: generation.manifest().memory_bytes,
             memory: Memory::File(generation.memory_path()),
-            root_disk: root_disk.clone(),
+            root_disk,
             modules_disk: Some(self.modules.clone()),
             network: Some(Nic { tap: network::TAP.to_owned(), mac: Mac(network::GUEST_MAC) }),
             runtime_dir: runtime.clone(),
@@ -143,15 +143,15 @@ impl Floor {
         let envd = Envd::new(dial::Dialler::new(open), String::new());
         let init = Init { timestamp: chrono::Utc::now().to_rfc3339(), ..Init::default() };
         envd.init(&init, Duration::from_secs(20)).await?;
-        Ok(Bare { process, machine, slot, envd, base: Base::Generation(generation.clone()), disk: root_disk })
+        Ok(Bare { process, machine, slot, envd, base: Base::Generation(generation.clone()), spec })
     }
 
     async fn save(&self, bare: &Bare) -> Result<Arc<Generation>> {
         let (dir, base) = (self.dir.clone(), bare.base.clone());
         let draft = tokio::task::spawn_blocking(move || Draft::begin(&dir, &base)).await??;
         bare.machine.pause().await?;
-        disk::clone_file(&bare.disk, &draft.disk_path())?;
-        let dirty = bare.machine.save(&draft.state_path(), &draft.memory_path()).await?;
+        disk::clone_file(&bare.spec.root_disk, &draft.disk_path())?;
+        let dirty = bare.machine.save(&bare.spec, &draft.state_path(), &draft.memory_path()).await?;
         let pid = bare.process.pid();
         let committed = tokio::task::spawn_blocking(move || {
             let filled = match dirty {
@@ -169,7 +169,7 @@ impl Floor {
         bare.process.kill()?;
         bare.process.wait()?;
         self.network.release(bare.slot);
-        std::fs::remove_file(bare.disk)?;
+        std::fs::remove_file(bare.spec.root_disk)?;
         Ok(())
     }
 }

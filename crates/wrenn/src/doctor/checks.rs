@@ -30,22 +30,29 @@ pub const CHECKS: &[Check] = &[
         examine: |_| now(machine::kernel(&machine::Kernel::running())),
     },
     Check {
+        name: "firecracker",
+        about: "version; it is optional",
+        warns: "older than 1.16.1: it is not used",
+        fails: "",
+        examine: |plan| Box::pin(async { machine::firecracker(&host::vmm(plan).await.firecracker) }),
+    },
+    Check {
         name: "qemu",
         about: "version",
         warns: "",
-        fails: "missing, or older than 7.2",
-        examine: |plan| Box::pin(async { machine::qemu(&host::vmm(plan).await.map(|found| found.version)) }),
+        fails: "missing, or older than 7.2, and Firecracker does not run guests here",
+        examine: |plan| Box::pin(async { machine::qemu(&host::vmm(plan).await) }),
     },
     Check {
         name: "isolation",
-        about: "whether a guest really boots with KVM: as remembered since the machine booted, else tried (up to ten \
-                seconds) once `wrenn up` has made a kernel",
+        about: "what capsules run on, and whether a guest really boots with KVM: as remembered since the machine booted, \
+                else tried (up to ten seconds for each VMM) once `wrenn up` has made a kernel",
         warns: "no KVM, or none that a guest boots with: capsules are emulated",
         fails: "",
         examine: |plan| {
             Box::pin(async {
-                let boots = host::vmm(plan).await.ok().and_then(|found| found.kvm_boots);
-                machine::isolation(&machine::Virtualisation::look(Path::new("/dev/kvm"), boots))
+                let tier = host::vmm(plan).await.tier;
+                machine::isolation(&machine::Virtualisation::look(Path::new("/dev/kvm"), tier))
             })
         },
     },

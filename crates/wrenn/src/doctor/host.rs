@@ -1,27 +1,26 @@
 //! The one file of the doctor that asks `agent` and `image`.
 
 use super::Plan;
-use agent::survey::{self, Machines, Obstacle, Uplink};
+use agent::survey::{self, Obstacle, Uplink};
 use std::io;
 use std::path::PathBuf;
 
-pub use agent::survey::MAX_FLOWS;
+pub use agent::survey::{MAX_FLOWS, Machines, NoFirecracker, Tier};
 
-/// The guests' kernel, if nobody has tried KVM with it since the machine booted.
+/// The guests' kernel, if something is to be learnt by booting it.
 pub fn kernel_to_try(plan: &Plan) -> Option<PathBuf> {
-    survey::kernel_to_try(&plan.dir, &image::Source::from_env())
+    survey::kernel_to_try(&plan.dir, &plan.vmm, &image::Source::from_env())
 }
 
-/// The VMM; tries KVM if the plan has time for that and nobody has yet.
-pub async fn vmm(plan: &Plan) -> Result<Machines, String> {
+/// The VMMs; tries KVM if the plan has time for that and nobody has yet.
+pub async fn vmm(plan: &Plan) -> Machines {
     let kernel = plan.thorough.then(|| kernel_to_try(plan)).flatten();
-    survey::vmm(&plan.dir, kernel.as_deref()).await.map_err(|error| error.to_string())
+    survey::vmm(&plan.dir, &plan.vmm, kernel.as_deref()).await
 }
 
 /// Paused capsules whose memory cannot be loaded here.
 pub fn unloadable(plan: &Plan) -> Vec<String> {
-    // Without a VMM nothing can be loaded, which another check says.
-    let found = survey::unloadable(&plan.dir, &image::Source::from_env()).unwrap_or_default();
+    let found = survey::unloadable(&plan.dir, &plan.vmm, &image::Source::from_env());
     found.into_iter().map(|id| id.to_string()).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use super::check::Finding;
 use super::fix::Fix;
+use super::host::{Machines, NoFirecracker, Tier};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -89,10 +90,20 @@ pub fn kernel(kernel: &Kernel) -> Finding {
     }
 }
 
-/// The VMM of two of the three tiers.
-pub fn qemu(version: &Result<String, String>) -> Finding {
-    match version {
+/// The VMM of the strongest tier.
+pub fn firecracker(found: &Result<String, NoFirecracker>) -> Finding {
+    match found {
         Ok(version) => Finding::ok(version),
+        Err(NoFirecracker::Missing) => Finding::ok("none; QEMU is used"),
+        Err(NoFirecracker::Unusable(error)) => Finding::warn(error, "install a newer release of it, or none"),
+    }
+}
+
+/// The VMM of the other two.
+pub fn qemu(machines: &Machines) -> Finding {
+    match &machines.qemu {
+        Ok(version) => Finding::ok(version),
+        Err(error) if machines.tier == Some(Tier::Firecracker) => Finding::ok(format!("{error}; Firecracker is used")),
         Err(error) => Finding::fail(error, super::programs::installation(&["qemu-system-x86"])),
     }
 }
@@ -104,13 +115,13 @@ pub struct Virtualisation {
     pub device: io::Result<()>,
     /// The module for this processor, if it has the feature.
     pub module: Option<&'static str>,
-    /// Whether a guest has booted with it; none = not tried yet.
-    pub boots: Option<bool>,
+    /// What capsules run on; none = that is open until a guest has booted.
+    pub tier: Option<Tier>,
 }
 
 impl Virtualisation {
-    /// Opens the device. Whether a guest boots is the caller's to know.
-    pub fn look(device: &Path, boots: Option<bool>) -> Self {
+    /// Opens the device. What boots is the caller's to know.
+    pub fn look(device: &Path, tier: Option<Tier>) -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
         let module = flags.split(' ').find_map(|flag| match flag {
@@ -118,7 +129,7 @@ impl Virtualisation {
             "svm" => Some("kvm_amd"),
             _ => None,
         });
-        Self { device: File::options().read(true).write(true).open(device).map(drop), module, boots }
+        Self { device: File::options().read(true).write(true).open(device).map(drop), module, tier }
     }
 }
 
@@ -126,9 +137,11 @@ impl Virtualisation {
 /// guest that has booted makes this certain.
 pub fn isolation(facts: &Virtualisation) -> Finding {
     let emulated = "emulated (qemu-tcg)";
-    match (&facts.device, facts.boots) {
-        (Ok(()), Some(true)) => Finding::ok("qemu-kvm: a guest boots with KVM"),
-        (Ok(()), Some(false)) => Finding::warn(
+    match (&facts.device, facts.tier) {
+        (Ok(()), Some(tier @ (Tier::Firecracker | Tier::QemuKvm))) => {
+            Finding::ok(format!("{tier}: a guest boots with KVM"))
+        }
+        (Ok(()), Some(Tier::QemuTcg)) => Finding::warn(
             format!("KVM is there, but no guest boots: {emulated}"),
             "all works, but slower and less isolated; a machine whose KVM works does better",
         ),
@@ -308,12 +321,13 @@ mod tests {
     #[test]
     fn tiers() {
         let missing = || refused(io::ErrorKind::NotFound);
-        let rows: [(_, _, _, Verdict, &str, usize); 7] = [
-            (Ok(()), None, Some(true), Fine, "qemu-kvm: a guest boots with KVM", 0),
-            (Ok(()), None, Some(false), Warn, "KVM is there, but no guest boots: emulated (qemu-tcg)", 0),
+        let rows: [(_, _, _, Verdict, &str, usize); 8] = [
+            (Ok(()), None, Some(Tier::Firecracker), Fine, "firecracker: a guest boots with KVM", 0),
+            (Ok(()), None, Some(Tier::QemuKvm), Fine, "qemu-kvm: a guest boots with KVM", 0),
+            (Ok(()), None, Some(Tier::QemuTcg), Warn, "KVM is there, but no guest boots: emulated (qemu-tcg)", 0),
             (Ok(()), None, None, Warn, "KVM is there, but no guest has tried it since this machine booted", 0),
             (missing(), Some("kvm_amd"), None, Warn, "no /dev/kvm: emulated (qemu-tcg)", 1),
-            (missing(), Some("kvm_intel"), Some(false), Warn, "no /dev/kvm: emulated (qemu-tcg)", 1),
+            (missing(), Some("kvm_intel"), Some(Tier::QemuTcg), Warn, "no /dev/kvm: emulated (qemu-tcg)", 1),
             (missing(), None, None, Warn, "no /dev/kvm, and the processor does not virtualise: emulated (qemu-tcg)", 0),
             (
                 refused(io::ErrorKind::PermissionDenied),
@@ -324,8 +338,8 @@ mod tests {
                 0,
             ),
         ];
-        for (device, module, boots, verdict, found, fixes) in rows {
-            let finding = isolation(&Virtualisation { device, module, boots });
+        for (device, module, tier, verdict, found, fixes) in rows {
+            let finding = isolation(&Virtualisation { device, module, tier });
             assert_eq!((finding.verdict, &*finding.found, finding.fixes.len()), (verdict, found, fixes));
         }
     }

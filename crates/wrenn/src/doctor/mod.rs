@@ -36,6 +36,8 @@ pub struct Plan {
     pub listen: SocketAddr,
     /// A platform of this directory runs already, and rightly holds the port.
     pub running: bool,
+    /// Which VMM an agent would use.
+    pub vmm: agent::VmmOptions,
     /// Also what may take seconds: boot a guest with KVM if nobody has since this machine booted, and ask name servers.
     pub thorough: bool,
 }
@@ -43,7 +45,8 @@ pub struct Plan {
 #[cfg(test)]
 impl Default for Plan {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), listen: ([127, 0, 0, 1], 0).into(), running: false, thorough: false }
+        let vmm = agent::VmmOptions::default();
+        Self { dir: PathBuf::new(), listen: ([127, 0, 0, 1], 0).into(), running: false, vmm, thorough: false }
     }
 }
 

@@ -30,7 +30,8 @@ const PAUSES: usize = 2;
 /// Runs a platform until Ctrl-C, or with `--once` until its first capsule has run.
 pub async fn run(global: &Global, args: &UpArgs) -> Outcome {
     // KVM is tried by the agent, once there is a kernel to try it with.
-    let plan = Plan { dir: global.data_dir(), listen: args.listen.listen, running: false, thorough: false };
+    let vmm = platform::vmm_options()?;
+    let plan = Plan { dir: global.data_dir(), listen: args.listen.listen, running: false, vmm, thorough: false };
     let out = Output { json: global.json };
     let steps = Steps::new(global.json);
     let mut interrupts = Interrupts::new()?;

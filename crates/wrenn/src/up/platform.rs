@@ -100,8 +100,16 @@ fn not_started(error: agent::StartError) -> Failure {
     Failure::plain(error).hint("`wrenn doctor` checks this machine; details are in $WRENN_DIR/logs")
 }
 
+/// Which VMM the environment asks for.
+pub fn vmm_options() -> Outcome<agent::VmmOptions> {
+    let choice = std::env::var("WRENN_VMM").ok().map(|text| text.parse()).transpose();
+    Ok(agent::VmmOptions {
+        choice: choice.map_err(Failure::plain)?.unwrap_or_default(),
+        firecracker: std::env::var_os("WRENN_FIRECRACKER").map(PathBuf::from),
+    })
+}
+
 fn agent_options(dir: &Path, callback: Callback) -> Outcome<agent::Options> {
-    let vmm = std::env::var("WRENN_VMM").ok().map(|text| text.parse()).transpose();
     let ready_vms = std::env::var("WRENN_READY_VMS").ok().map(|text| text.parse()).transpose();
     Ok(agent::Options {
         dir: dir.to_owned(),
@@ -109,7 +117,7 @@ fn agent_options(dir: &Path, callback: Callback) -> Outcome<agent::Options> {
             .map_err(|error| Failure::plain(format_args!("cannot find this program: {error}")))?,
         envd: guest_daemon()?,
         source: image::Source::from_env(),
-        vmm: vmm.map_err(Failure::plain)?.unwrap_or_default(),
+        vmm: vmm_options()?,
         ready_vms: ready_vms.map_err(|error| Failure::plain(format_args!("WRENN_READY_VMS: {error}")))?,
         callback: Some(callback),
     })

@@ -111,7 +111,14 @@ impl Footprint {
     }
 }
 
-/// Processes whose command line names the directory, or whose parent does and whose name matches.
+/// The platform's VMMs.
+pub fn vmms(dir: &Path) -> Vec<u32> {
+    let mut vmms = [processes(dir, "qemu-system"), processes(dir, "firecracker --api-sock")].concat();
+    vmms.sort_unstable();
+    vmms
+}
+
+/// Processes whose command line has this name in it, and that or their working directory the platform's.
 pub fn processes(dir: &Path, name: &str) -> Vec<u32> {
     let text = dir.display().to_string();
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -120,7 +127,9 @@ pub fn processes(dir: &Path, name: &str) -> Vec<u32> {
         .filter(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains(&text) && line.contains(name) && *pid != std::process::id()
+            let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            let is_its = line.contains(&text) || cwd.starts_with(dir);
+            is_its && line.contains(name) && *pid != std::process::id()
         })
         .collect();
     pids.sort_unstable();
@@ -141,7 +150,7 @@ fn groups(instance: &str) -> BTreeSet<String> {
 
 /// Every VMM runs as a user of its own, in a control group of its own and without any right.
 pub fn vmms_are_confined(dir: &Path) -> Verdict {
-    let vmms = processes(dir, "qemu-system");
+    let vmms = vmms(dir);
     let mut users = BTreeSet::new();
     for pid in &vmms {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

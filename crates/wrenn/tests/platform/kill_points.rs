@@ -1,11 +1,11 @@
-//! `kill -9` of the platform, of a keeper and of a VMM at every named point of every operation on a capsule: nothing is left
+//! `kill -9` of the platform, of a keeper, of both and of a VMM at every named point of every operation on a capsule: nothing is left
 //! behind, and what was saved, or still runs, holds what it must.
 //!
 //! A dozen points by chance; `WRENN_KILL_POINTS=all` for all of them, a part of a name for those that have it.
 
 use crate::Verdict;
 use crate::fork::sum;
-use crate::host::{self, Footprint, processes};
+use crate::host::{self, Footprint, vmms};
 use crate::lifecycle::{KEEPER, start_keeper};
 use crate::platform::{Platform, SETTLE};
 use client::Client;
@@ -37,7 +37,16 @@ enum Operation {
 enum Victim {
     Platform,
     Keeper,
+    /// Neither is there to end the VMM.
+    Both,
     Vmm,
+}
+
+impl Victim {
+    /// Whether the operation ends with it.
+    fn is_platform(self) -> bool {
+        matches!(self, Self::Platform | Self::Both)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +94,7 @@ fn cases() -> Vec<Case> {
     let case = |(operation, point): (Operation, &'static str)| {
         let ended = point == "destroy.ended";
         let victims: &[Victim] = if with_vm(point) && !ended {
-            &[Victim::Platform, Victim::Keeper, Victim::Vmm]
+            &[Victim::Platform, Victim::Keeper, Victim::Both, Victim::Vmm]
         } else {
             &[Victim::Platform]
         };
@@ -131,20 +140,20 @@ struct Trial {
 impl Trial {
     async fn run(platform: &mut Platform, case: Case, instance: &str) -> Verdict {
         let saved = host::saved(&platform.dir);
-        let vmms = processes(&platform.dir, "qemu-system");
-        let trial = Self::prepare(platform, case, instance, &vmms).await?;
+        let before = vmms(&platform.dir);
+        let trial = Self::prepare(platform, case, instance, &before).await?;
         trial.strike(platform).await?;
         trial.verify(platform).await?;
         trial.clean_up(platform).await?;
         host::saved_again(&platform.dir, &saved).await?;
         let deadline = Instant::now() + SETTLE;
-        while processes(&platform.dir, "qemu-system") != vmms {
+        while vmms(&platform.dir) != before {
             until(deadline, "a VMM is left").await?;
         }
         Ok(())
     }
 
-    async fn prepare(platform: &Platform, case: Case, instance: &str, vmms: &[u32]) -> Result<Self, Box<dyn Error>> {
+    async fn prepare(platform: &Platform, case: Case, instance: &str, before: &[u32]) -> Result<Self, Box<dyn Error>> {
         let strangers = platform.client.list().await?.iter().map(|capsule| capsule.id).collect();
         let id = platform.capsule().await?.id;
         start_keeper(platform, id, KEEPER).await?;
@@ -155,13 +164,12 @@ impl Trial {
         if case.operation == Operation::Resume {
             platform.pause(id).await?;
             let deadline = Instant::now() + SETTLE;
-            while processes(&platform.dir, "qemu-system") != vmms {
+            while vmms(&platform.dir) != before {
                 until(deadline, "the VM of the paused capsule is left").await?;
             }
         }
         // At points of a start the VM is a new one, at all others the capsule's.
-        let others =
-            if case.point.starts_with("start") { processes(&platform.dir, "qemu-system") } else { vmms.to_vec() };
+        let others = if case.point.starts_with("start") { vmms(&platform.dir) } else { before.to_vec() };
         let runtime = Path::new("/run/wrenn").join(instance);
         Ok(Self {
             case,
@@ -183,13 +191,19 @@ impl Trial {
         while !self.stopped_at.exists() {
             until(deadline, "the point is not passed").await?;
         }
-        if self.case.victim == Victim::Platform {
+        let victim = match self.case.victim {
+            Victim::Platform => None,
+            _ => Some(self.victim(&platform.dir)?),
+        };
+        if self.case.victim.is_platform() {
             platform.kill()?;
-            std::fs::remove_file(&self.stopped_at)?;
+        }
+        if let Some(victim) = victim {
+            kill(victim)?;
+        }
+        std::fs::remove_file(&self.stopped_at)?;
+        if self.case.victim.is_platform() {
             *platform = Platform::start("0").await?;
-        } else {
-            kill(self.victim(&platform.dir)?)?;
-            std::fs::remove_file(&self.stopped_at)?;
         }
         // What the caller heard is not what counts here.
         let _ = asked.await;
@@ -197,11 +211,10 @@ impl Trial {
     }
 
     fn victim(&self, dir: &Path) -> Result<u32, Box<dyn Error>> {
-        let vmms = processes(dir, "qemu-system");
-        let vmm = vmms.iter().find(|pid| !self.others.contains(pid)).ok_or("there is no VMM to end")?;
+        let vmm = vmms(dir).into_iter().find(|pid| !self.others.contains(pid)).ok_or("there is no VMM to end")?;
         match self.case.victim {
-            Victim::Keeper => parent(*vmm),
-            _ => Ok(*vmm),
+            Victim::Vmm => Ok(vmm),
+            _ => parent(vmm),
         }
     }
 
@@ -210,11 +223,12 @@ impl Trial {
     async fn verify(&self, platform: &Platform) -> Verdict {
         let Case { operation, point, victim } = self.case;
         let vm_was_ended = victim != Victim::Platform;
-        let status = self.outcome(platform).await?;
+        let status = outcome(platform, self.id).await?;
         let unsaved = match operation {
             Operation::Destroy => return if status == CapsuleStatus::Stopped { Ok(()) } else { wrong(status) },
             // Saved with all it holds before, or by then.
             Operation::Resume => false,
+            Operation::Pause if victim == Victim::Both => point != "pause.recorded",
             Operation::Pause => vm_was_ended && !["pause.filled", "pause.saved", "pause.recorded"].contains(&point),
             Operation::Create | Operation::Fork => {
                 vm_was_ended && !point.starts_with("start") && point != "create.begun"
@@ -229,27 +243,14 @@ impl Trial {
         compare(platform, self.id, held).await?;
         // A capsule that was being made, or cloned, meanwhile: it runs as it must, or is gone.
         for other in self.made(platform).await?.into_iter().filter(|id| *id != self.id) {
-            let other = platform.client.settled(other, SETTLE).await?;
-            match (operation, other.status) {
-                (Operation::Fork, CapsuleStatus::Running) => compare(platform, other.id, &self.digest).await?,
-                (Operation::Create, CapsuleStatus::Running) => drop(platform.sh(other.id, "true").await?),
-                (Operation::Create | Operation::Fork, CapsuleStatus::Error) => {}
+            match (operation, outcome(platform, other).await?) {
+                (Operation::Fork, CapsuleStatus::Running) => compare(platform, other, &self.digest).await?,
+                (Operation::Create, CapsuleStatus::Running | CapsuleStatus::Error)
+                | (Operation::Fork, CapsuleStatus::Error) => {}
                 (_, status) => return wrong(status),
             }
         }
         Ok(())
-    }
-
-    /// Where the capsule is once news of its end, if it has ended, have come.
-    async fn outcome(&self, platform: &Platform) -> Result<CapsuleStatus, Box<dyn Error>> {
-        let deadline = Instant::now() + SETTLE;
-        loop {
-            let capsule = platform.client.settled(self.id, SETTLE).await?;
-            if capsule.status != CapsuleStatus::Running || platform.sh(self.id, "true").await.is_ok() {
-                return Ok(capsule.status);
-            }
-            until(deadline, "it is called running and does not answer").await?;
-        }
     }
 
     /// Capsules of this trial.
@@ -267,13 +268,25 @@ impl Trial {
         let snapshots =
             async || Ok::<_, Box<dyn Error>>(link.rpc().get_host(<_>::default()).await?.into_owned().snapshots);
         let deadline = Instant::now() + SETTLE;
-        while self.case.victim != Victim::Platform && !snapshots().await?.is_empty() {
+        while !self.case.victim.is_platform() && !snapshots().await?.is_empty() {
             until(deadline, "a snapshot is left").await?;
         }
         for snapshot_id in snapshots().await? {
             link.rpc().delete_snapshot(wire::DeleteSnapshotRequest { snapshot_id, ..Default::default() }).await?;
         }
         Ok(())
+    }
+}
+
+/// Where a capsule is once news of its end, if it has ended, have come.
+async fn outcome(platform: &Platform, id: CapsuleId) -> Result<CapsuleStatus, Box<dyn Error>> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let capsule = platform.client.settled(id, SETTLE).await?;
+        if capsule.status != CapsuleStatus::Running || platform.sh(id, "true").await.is_ok() {
+            return Ok(capsule.status);
+        }
+        until(deadline, "it is called running and does not answer").await?;
     }
 }
 

@@ -28,7 +28,7 @@ pub async fn kill_of_the_platform_stops_no_capsule(platform: &mut Platform) -> V
         let id = platform.capsule().await?.id;
         running.push((id, uptime(platform, id).await?, Instant::now()));
     }
-    let vmms = crate::host::processes(&platform.dir, "qemu-system");
+    let vmms = crate::host::vmms(&platform.dir);
     let paused = platform.capsule().await?.id;
     platform.sh(paused, "echo kept > /dev/shm/note").await?;
     platform.pause(paused).await?;
@@ -36,7 +36,7 @@ pub async fn kill_of_the_platform_stops_no_capsule(platform: &mut Platform) -> V
     platform.kill()?;
     tokio::time::sleep(ABSENCE).await;
     *platform = Platform::start("0").await?;
-    let still = crate::host::processes(&platform.dir, "qemu-system");
+    let still = crate::host::vmms(&platform.dir);
     assert!(vmms.len() >= 2 && vmms.iter().all(|pid| still.contains(pid)), "{vmms:?} became {still:?}");
 
     for (id, before, since) in &running {
@@ -96,7 +96,7 @@ pub async fn an_upgrade_reaches_what_was_paused_before(platform: &mut Platform) 
 /// words are in the log, and nothing of it stays.
 pub async fn vms_that_die_are_reported_with_their_last_words(platform: &mut Platform) -> Verdict {
     for unseen in [false, true] {
-        let before = crate::host::processes(&platform.dir, "qemu-system");
+        let before = crate::host::vmms(&platform.dir);
         let id = platform.capsule().await?.id;
         let words = format!("last words of {id}");
         // Said once it has left the guest.
@@ -104,7 +104,7 @@ pub async fn vms_that_die_are_reported_with_their_last_words(platform: &mut Plat
             "import os, termios; tty = os.open('/dev/console', os.O_WRONLY | os.O_NOCTTY); os.write(tty, b'{words}\\n'); termios.tcdrain(tty)"
         );
         platform.sh(id, &format!("python3 -c \"{say}\"")).await?;
-        let vmms = crate::host::processes(&platform.dir, "qemu-system");
+        let vmms = crate::host::vmms(&platform.dir);
         let vmm = vmms.iter().find(|pid| !before.contains(pid)).ok_or("the capsule has no VMM")?;
         let vmm = Pid::from_raw(vmm.cast_signed()).ok_or("no pid")?;
         if unseen {
@@ -134,7 +134,7 @@ pub async fn vms_that_die_are_reported_with_their_last_words(platform: &mut Plat
         let (record, vms) = (platform.dir.join(format!("pool/capsules/{id}")), platform.dir.join("pool/vms"));
         let files = || std::fs::read_dir(&vms).map_or(0, Iterator::count);
         let new = |pid: &u32| !before.contains(pid);
-        let processes = || crate::host::processes(&platform.dir, "qemu-system").iter().any(new);
+        let processes = || crate::host::vmms(&platform.dir).iter().any(new);
         while record.exists() || files() > before.len() || processes() {
             assert!(Instant::now() < deadline, "something of it is left");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -150,7 +150,7 @@ pub async fn a_damaged_record_loses_nothing(platform: &mut Platform) -> Verdict 
         platform.sh(id, "echo kept > /dev/shm/note").await?;
     }
     platform.pause(paused).await?;
-    let vmms = crate::host::processes(&platform.dir, "qemu-system");
+    let vmms = crate::host::vmms(&platform.dir);
 
     platform.kill()?;
     let records = [running, paused].map(|id| platform.dir.join(format!("pool/capsules/{id}/record.json")));
@@ -171,7 +171,7 @@ pub async fn a_damaged_record_loses_nothing(platform: &mut Platform) -> Verdict 
     }
     *platform = Platform::start("0").await?;
     // The paused one's may have been ending still when they were counted.
-    let still = crate::host::processes(&platform.dir, "qemu-system");
+    let still = crate::host::vmms(&platform.dir);
     assert!(!still.is_empty() && still.iter().all(|pid| vmms.contains(pid)), "{vmms:?} became {still:?}");
     platform.resume(paused).await?;
     for id in [running, paused] {

@@ -88,7 +88,7 @@ pub async fn disks_are_kept_without_memory(platform: &mut Platform) -> Verdict {
 
     // Its VM is lost: it goes back to the disk that was saved.
     platform.sh(source, "echo lost > /root/file; sync").await?;
-    for pid in host::processes(&platform.dir, "qemu-system") {
+    for pid in host::vmms(&platform.dir) {
         let pid = Pid::from_raw(i32::try_from(pid)?).ok_or("no process")?;
         kill_process(pid, Signal::KILL)?;
     }

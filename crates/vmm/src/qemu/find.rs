@@ -1,16 +1,8 @@
 //! Finding the QEMU of this host and what it can do.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
-
-use sys::spawn::{Spawn, Stream};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 
 use super::{Accelerator, Cpu, Qemu, Version};
-use crate::limits;
 use crate::program::{self, ProgramError};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -18,12 +10,9 @@ const PROGRAM: &str = "qemu-system-x86_64";
 /// Oldest version that emulates AVX2 (x86-64-v3) and has [`super::MACHINE_TYPE`].
 const OLDEST: Version = Version(7, 2);
 
-/// What a kernel without root disk says when it got through its own start.
-const BOOTED: &[u8] = b"Unable to mount root fs";
-
 /// Why there is no usable QEMU.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
+pub enum FindError {
     /// It cannot be asked.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -34,81 +23,25 @@ pub enum ProbeError {
 
 impl Qemu {
     /// The QEMU at `program`, or in `PATH`, with the given accelerator, which is not tried. Blocks for some 50 ms.
-    pub fn find(program: Option<&Path>, accelerator: Accelerator) -> Result<Self, ProbeError> {
+    pub fn find(program: Option<&Path>, accelerator: Accelerator) -> Result<Self, FindError> {
         let program = program.unwrap_or(Path::new(PROGRAM));
         let version = program::version(program, "--version", version_in)?;
         if version < OLDEST {
-            return Err(ProbeError::TooOld(version));
+            return Err(FindError::TooOld(version));
         }
         Ok(Self { program: program.to_owned(), version, accelerator, cpu: cpu(accelerator) })
+    }
+
+    /// The same with another accelerator.
+    #[must_use]
+    pub fn with(&self, accelerator: Accelerator) -> Self {
+        Self { accelerator, cpu: cpu(accelerator), ..self.clone() }
     }
 
     /// Its version.
     pub fn version(&self) -> Version {
         self.version
     }
-}
-
-/// The strongest QEMU of this host: with KVM if `kernel` (a bzImage) really boots with it, else with emulation. Takes up to
-/// [`limits::PROBE_BOOT`]; remember the result per host boot and QEMU version.
-pub async fn probe(program: Option<&Path>, kernel: &Path) -> Result<Qemu, ProbeError> {
-    let qemu = Qemu::find(program, Accelerator::Kvm)?;
-    if kvm_boots(&qemu, kernel, limits::PROBE_BOOT).await {
-        return Ok(qemu);
-    }
-    let accelerator = Accelerator::Tcg;
-    Ok(Qemu { accelerator, cpu: cpu(accelerator), ..qemu })
-}
-
-/// Whether `kernel` gets through its start under KVM before `deadline` is over. A device node proves nothing: there are hosts
-/// whose `/dev/kvm` opens and creates machines in which Linux hangs.
-pub async fn kvm_boots(qemu: &Qemu, kernel: &Path, deadline: Duration) -> bool {
-    if !Path::new("/dev/kvm").exists() {
-        return false;
-    }
-    let booted = tokio::time::timeout(deadline, try_kvm(qemu, kernel)).await;
-    match &booted {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => tracing::info!("the guest kernel did not boot with KVM"),
-        Ok(Err(error)) => tracing::info!(%error, "QEMU cannot use KVM"),
-        Err(_) => tracing::info!(?deadline, "the guest kernel hangs with KVM"),
-    }
-    matches!(booted, Ok(Ok(true)))
-}
-
-/// A process that does not outlive its owner.
-struct Ended(sys::spawn::Process);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-async fn try_kvm(qemu: &Qemu, kernel: &Path) -> io::Result<bool> {
-    let process = Spawn::new(&qemu.program)
-        .inherit_env()
-        .args(["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-accel", "kvm", "-m", "256M"])
-        .args(["-machine", super::MACHINE_TYPE, "-cpu", qemu.cpu.model, "-serial", "stdio"])
-        .args(["-append", "console=ttyS0 panic=-1 reboot=t", "-kernel"])
-        .arg(kernel)
-        .stdout(Stream::Pipe)
-        .spawn()?;
-    let mut process = Ended(process);
-    let stdout: OwnedFd = process.0.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?.into();
-    let mut console = pipe::Receiver::from_owned_fd(stdout)?;
-    let mut output = Vec::new();
-    let mut buffer = [0; 4096];
-    while output.len() < limits::PROBE_OUTPUT_BYTES {
-        let count = console.read(&mut buffer).await?;
-        let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else { break };
-        output.extend_from_slice(chunk);
-        if output.windows(BOOTED.len()).any(|window| window == BOOTED) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// `QEMU emulator version 7.2.22 (Debian …)`.
