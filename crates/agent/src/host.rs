@@ -17,6 +17,7 @@ use network::Network;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -54,6 +55,8 @@ pub struct Host {
     pub snapshots: Snapshots,
     /// Where that is written down.
     pub snapshot_files: snapshots::Files,
+    /// Capsules that may start at a time.
+    pub starts: Semaphore,
     /// VMs that wait.
     pub ready: Ready,
     /// What capsules use.

@@ -37,6 +37,10 @@ pub const STREAM_BUFFER: usize = 256;
 pub const FILE_CHUNK: usize = 64 << 10;
 /// Pauses at a time when the agent shuts down: the disk is the bottleneck.
 pub const SHUTDOWN_PAUSES: usize = 4;
+/// Capsules that start at a time for each processor: their VMMs keep it busy, and wait for the disk now and then.
+pub const STARTS_PER_PROCESSOR: usize = 2;
+/// On small hosts at least so many.
+pub const STARTS_MIN: usize = 4;
 /// Size classes whose generation is kept.
 pub const CLASSES: usize = 16;
 /// Disk space a VM may write before it is admitted, in bytes.

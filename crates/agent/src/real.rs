@@ -139,6 +139,10 @@ impl Environment for Host {
         self.ready.refill(self, class);
     }
 
+    async fn turn(&self) -> impl Send {
+        self.starts.acquire().await
+    }
+
     fn admit(&self) -> Result<impl Send, Failure> {
         self.pool.admit(limits::ADMIT_DISK).map_err(Host::no_space)
     }

@@ -24,11 +24,13 @@ use memory::Shelf;
 use network::{Network, NetworkOptions, Orphans};
 use proto::hostagent::v1::HostAgentServiceExt;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vmm::{Tier, Vmm};
@@ -203,6 +205,11 @@ fn default_class() -> Class {
     }
 }
 
+fn starts_at_a_time() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (processors * limits::STARTS_PER_PROCESSOR).max(limits::STARTS_MIN)
+}
+
 async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, StartError> {
     let Prepared { options, pool, artifacts, vmm } = prepared;
     let layout = Layout(&options.dir);
@@ -252,6 +259,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         classes: Classes::default(),
         snapshots,
         snapshot_files,
+        starts: Semaphore::new(starts_at_a_time()),
         ready,
         metrics: Metrics::default(),
         proxy: edge::Proxy::new(Guests(registry.clone()), edge::Hop::ToGuest),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -129,6 +130,11 @@ impl Pool {
             None if cloning::shares_extents(&layout.pool).map_err(directory(&layout.pool))? => Kind::Reflink,
             None => layout.first_start(options).map_err(directory(&layout.pool))?,
         };
+        // Guests' disks and memory: nobody else's business on this host.
+        restrict(&layout.pool, 0o700).map_err(directory(&layout.pool))?;
+        if layout.image.exists() {
+            restrict(&layout.image, 0o600).map_err(directory(&layout.image))?;
+        }
         let mut places = vec![layout.pool.clone()];
         if matches!(kind, Kind::Loop { .. }) {
             places.push(wrenn_dir.to_owned());
@@ -190,6 +196,10 @@ impl Pool {
         }
         Ok(())
     }
+}
+
+fn restrict(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 impl Layout {

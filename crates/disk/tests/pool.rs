@@ -84,6 +84,22 @@ fn pool_file_shares_extents_and_survives_restarts() {
 }
 
 #[test]
+fn nobody_else_on_the_host_reads_a_pool() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let pool = home.open();
+    let image = home.path().join("pool.xfs");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(pool.path()), mode(&image)), (0o700, 0o600));
+    // One made by an earlier version.
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(pool.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let again = home.open();
+    assert_eq!((mode(again.path()), mode(&image)), (0o700, 0o600));
+    pool.close().unwrap();
+}
+
+#[test]
 fn a_pool_in_use_is_not_closed() {
     let home = Home::new();
     let pool = home.open();

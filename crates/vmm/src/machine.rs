@@ -30,6 +30,9 @@ pub trait Vmm: Debug + Send + Sync {
     /// What this VMM needs on the kernel command line besides what all guests have.
     fn cmdline(&self) -> &'static str;
 
+    /// Where the pages are, after a save, that differ from the memory file.
+    fn dirty(&self) -> Dirty;
+
     /// The process to start for a machine. It waits, stopped, for [`Self::connect`].
     fn command(&self, spec: &MachineSpec, start: &Start) -> Result<Command, SpecError>;
 
@@ -56,7 +59,7 @@ pub trait Machine: Debug + Send + Sync {
 
     /// Writes the device state of a stopped machine to the new file `state`. `memory` is a clone of the memory file it
     /// maps, for VMMs that write dirty pages themselves. No time limit. The machine stays stopped and usable.
-    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<Dirty, MachineError>;
+    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<(), MachineError>;
 
     /// What it is doing.
     async fn status(&self) -> Result<Status, MachineError>;

@@ -8,7 +8,7 @@ use crate::points;
 use crate::record::Record;
 use crate::told::{Purpose, init, now, run_to_end};
 use crate::vm_dirs::Dirs;
-use memory::{Base, Draft, Filled, Generation, Seal};
+use memory::{Base, Draft, Filled, Generation, SaveError, Seal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,8 +166,8 @@ impl Vm {
         );
         cloned?;
         let saved = saved.map_err(Failure::at("saving the device state"))?;
-        let dirty = saved.map_err(Failure::at("saving the device state"))?;
-        let pid = self.keeper.vmm_pid();
+        saved.map_err(Failure::at("saving the device state"))?;
+        let (dirty, pid) = (host.vmm.dirty(), self.keeper.vmm_pid());
         let filled = blocking("copying memory", move || match dirty {
             Dirty::InProcess => draft.copy_dirty(pid),
             Dirty::Written => draft.written_by_vmm(),
@@ -193,10 +193,15 @@ impl Vm {
         if matches!(host.pool.kind(), disk::Kind::Plain { .. }) {
             return;
         }
-        let (dir, base, pid) = (host.shelf.dir().to_owned(), self.base.clone(), self.keeper.vmm_pid());
+        let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
+        let (dirty, pid) = (host.vmm.dirty(), self.keeper.vmm_pid());
         let begin = move || {
             let mut draft = Draft::begin(&dir, &base)?;
-            draft.place_dirty(pid).map(|()| draft)
+            // Pages that the VMM writes need no place.
+            if dirty == Dirty::InProcess {
+                draft.place_dirty(pid)?;
+            }
+            Ok::<_, SaveError>(draft)
         };
         self.ahead = Some(tokio::spawn(async move {
             tokio::time::sleep(limits::DRAFT_AHEAD).await;

@@ -149,7 +149,8 @@ impl Host {
     pub async fn save(&self, guest: &Guest) -> Result<(Arc<Generation>, SaveReport)> {
         let draft = Draft::begin(self.pool.path(), &guest.base)?;
         guest.machine().pause().await?;
-        let dirty = guest.machine().save(&guest.spec, &draft.state_path(), &draft.memory_path()).await?;
+        guest.machine().save(&guest.spec, &draft.state_path(), &draft.memory_path()).await?;
+        let dirty = self.vmm.dirty();
         disk::clone_file(&guest.spec.root_disk, &draft.disk_path())?;
         let pid = guest.keeper.vmm_pid();
         let seal = Seal { compatibility: self.vmm.compatibility("test").to_string(), ..Seal::default() };

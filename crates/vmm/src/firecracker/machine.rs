@@ -17,7 +17,7 @@ use super::requests::{
     Action, BlockDevice, Create, Disk, Instance, KernelSource, Load, MODULES_DISK, MachineConfig, NIC,
     NetworkInterface, Nothing, Pages, ROOT_DISK, State,
 };
-use crate::machine::{Control, Dirty, Machine, MachineError, Status, Trouble};
+use crate::machine::{Control, Machine, MachineError, Status, Trouble};
 use crate::spec::text;
 use crate::{BootSource, MachineSpec, limits};
 
@@ -169,13 +169,12 @@ impl Machine for FirecrackerMachine {
         self.set_state("Paused", "pause").await
     }
 
-    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<Dirty, MachineError> {
+    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<(), MachineError> {
         let saved = match self.handed(spec) {
             None => self.snapshot(state, memory).await,
             Some(handed) => self.snapshot_handed(handed, spec.memory_bytes, state, memory).await,
         };
-        saved.map_err(failed("save"))?;
-        Ok(Dirty::Written)
+        saved.map_err(failed("save"))
     }
 
     async fn status(&self) -> Result<Status, MachineError> {

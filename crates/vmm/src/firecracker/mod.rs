@@ -24,7 +24,7 @@ pub use find::{FindError, Version};
 use self::machine::FirecrackerMachine;
 use crate::machine::MachineError;
 use crate::{
-    Command, Compatibility, Confinement, Jail, Machine, MachineSpec, Memory, SpecError, Start, Tier, Vmm, trial,
+    Command, Compatibility, Confinement, Dirty, Jail, Machine, MachineSpec, Memory, SpecError, Start, Tier, Vmm, trial,
 };
 
 /// Raised whenever the devices change in a way a saved state notices.
@@ -99,6 +99,10 @@ impl Vmm for Firecracker {
         // Without the search for buses and keyboards it does not have; its keyboard controller can do nothing but end the machine in
         // order (a triple fault would be a failure).
         "reboot=k pci=off i8042.noaux i8042.nomux i8042.dumbkbd"
+    }
+
+    fn dirty(&self) -> Dirty {
+        Dirty::Written
     }
 
     fn command(&self, spec: &MachineSpec, start: &Start) -> Result<Command, SpecError> {

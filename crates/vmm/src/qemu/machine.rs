@@ -12,7 +12,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Version;
-use crate::machine::{Dirty, Machine, MachineError, Status, Trouble};
+use crate::machine::{Machine, MachineError, Status, Trouble};
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::{BootSource, MachineSpec};
 
@@ -102,7 +102,7 @@ impl Machine for QemuMachine {
         self.simple("stop", "pause").await
     }
 
-    async fn save(&self, _: &MachineSpec, state: &Path, _: &Path) -> Result<Dirty, MachineError> {
+    async fn save(&self, _: &MachineSpec, state: &Path, _: &Path) -> Result<(), MachineError> {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -112,7 +112,7 @@ impl Machine for QemuMachine {
         self.save_devices(&file)
             .await
             .map_err(|source| MachineError::Control { action: "save", source: source.into() })?;
-        Ok(Dirty::InProcess)
+        Ok(())
     }
 
     async fn status(&self) -> Result<Status, MachineError> {

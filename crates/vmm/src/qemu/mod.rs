@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::machine::MachineError;
 use crate::qmp::Qmp;
-use crate::{Command, Compatibility, Machine, MachineSpec, SpecError, Start, Tier, Vmm, control, trial};
+use crate::{Command, Compatibility, Dirty, Machine, MachineSpec, SpecError, Start, Tier, Vmm, control, trial};
 
 /// Name of the control socket in a machine's directory.
 const SOCKET: &str = "qmp.sock";
@@ -116,6 +116,10 @@ impl Vmm for Qemu {
             Accelerator::Kvm => "reboot=t",
             Accelerator::Tcg => "reboot=t no_timer_check mitigations=off cryptomgr.notests",
         }
+    }
+
+    fn dirty(&self) -> Dirty {
+        Dirty::InProcess
     }
 
     fn command(&self, spec: &MachineSpec, start: &Start) -> Result<Command, SpecError> {

@@ -151,7 +151,8 @@ impl Floor {
         let draft = tokio::task::spawn_blocking(move || Draft::begin(&dir, &base)).await??;
         bare.machine.pause().await?;
         disk::clone_file(&bare.spec.root_disk, &draft.disk_path())?;
-        let dirty = bare.machine.save(&bare.spec, &draft.state_path(), &draft.memory_path()).await?;
+        bare.machine.save(&bare.spec, &draft.state_path(), &draft.memory_path()).await?;
+        let dirty = self.qemu.dirty();
         let pid = bare.process.pid();
         let committed = tokio::task::spawn_blocking(move || {
             let filled = match dirty {
