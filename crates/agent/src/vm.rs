@@ -234,6 +234,7 @@ impl Vm {
         self.laps.skip();
         self.envd = envd(&self.slot, record.identity.access_token.clone());
         self.apply_policy(record).await?;
+        let disk_bytes = self.grow_disk(host, record).await?;
         // A clone's guest knows another token; by this it sees that its host stands for the new one.
         self.slot.set_metadata(Some(metadata(record)));
         self.laps.lap("policy");
@@ -243,13 +244,25 @@ impl Vm {
             self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
         }
         points::pass(host, "start.running").await;
-        self.init(|| init(record, purpose, self.booted)).await?;
+        self.init(|| Init { disk_bytes, ..init(record, purpose, self.booted) }).await?;
         self.laps.lap("guest");
         if purpose == Purpose::Resume {
             self.renew_daemon(host).await;
         }
         self.draft_ahead(host);
         Ok(())
+    }
+
+    /// Gives it the disk that the record promises; answers its new length if that is another. A disk never becomes shorter.
+    async fn grow_disk(&self, host: &Host, record: &Record) -> Result<Option<u64>, Failure> {
+        const STEP: &str = "growing the disk";
+        let wanted = u64::from(record.disk_size_mb) << 20;
+        let has = std::fs::metadata(Dirs::of(host, self.id).disk()).map_err(Failure::at(STEP))?.len();
+        if has >= wanted {
+            return Ok(None);
+        }
+        self.machine.grow_disk(&self.spec(host), wanted).await.map_err(Failure::at(STEP))?;
+        Ok(Some(wanted))
     }
 
     /// What the record says it may reach is in force on return, for flows that exist as well.

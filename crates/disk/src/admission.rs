@@ -18,7 +18,7 @@ pub enum AdmitError {
         free_bytes: u64,
     },
     /// The file system does not say.
-    #[error("cannot tell the free space")]
+    #[error("cannot tell the free space: {0}")]
     Io(#[from] io::Error),
 }
 

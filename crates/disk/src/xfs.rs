@@ -34,7 +34,7 @@ pub(crate) enum FormatError {
         message: String,
     },
     /// Creating or renaming the file failed.
-    #[error("cannot create the pool file")]
+    #[error("cannot create the pool file: {0}")]
     Io(#[from] io::Error),
 }
 

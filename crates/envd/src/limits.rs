@@ -98,3 +98,8 @@ pub const STEADY: Duration = Duration::from_secs(5);
 pub const READY: Duration = Duration::from_mins(1);
 /// See [`STEADY`].
 pub const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// Until the kernel has heard that its disk is longer.
+pub const DISK_GROWTH: Duration = Duration::from_secs(5);
+/// Between two looks at that.
+pub const DISK_LOOK: Duration = Duration::from_millis(1);

@@ -1,13 +1,20 @@
 //! The machine's clock and names. Only for a machine that is ours.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, Timespec};
 
 use crate::limits;
+
+/// `EXT4_SUPER_MAGIC` of statfs(2).
+const EXT4: rustix::fs::FsWord = 0xEF53;
+
+/// What the kernel counts devices in, whatever their own sectors are.
+const SECTOR_BYTES: u64 = 512;
 
 /// Longest host name Linux takes (`__NEW_UTS_LEN`).
 const HOSTNAME_MAX: usize = 64;
@@ -23,6 +30,31 @@ pub fn set_clock(host_time: SystemTime) -> io::Result<()> {
     let seconds = i64::try_from(since.as_secs()).map_err(io::Error::other)?;
     let time = Timespec { tv_sec: seconds, tv_nsec: since.subsec_nanos().into() };
     Ok(rustix::time::clock_settime(ClockId::Realtime, time)?)
+}
+
+/// Lets the root file system take all of its device, as soon as that is this long: the kernel learns it by an interrupt.
+pub fn grow_root(bytes: u64) -> io::Result<()> {
+    let root = File::open("/")?;
+    let file_system = rustix::fs::fstatfs(&root)?;
+    if file_system.f_type != EXT4 {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "it is not ext4"));
+    }
+    let device = rustix::fs::fstat(&root)?.st_dev;
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let size = format!("/sys/dev/block/{major}:{minor}/size");
+    let deadline = Instant::now() + limits::DISK_GROWTH;
+    while sectors(&size)? * SECTOR_BYTES < bytes {
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "its device is not longer"));
+        }
+        std::thread::sleep(limits::DISK_LOOK);
+    }
+    let block_bytes = u64::try_from(file_system.f_bsize).ok().filter(|bytes| *bytes > 0);
+    sys::ext4::grow(root.as_fd(), bytes / block_bytes.unwrap_or(SECTOR_BYTES * 8))
+}
+
+fn sectors(size: &str) -> io::Result<u64> {
+    fs::read_to_string(size)?.trim().parse().map_err(io::Error::other)
 }
 
 /// Names the machine, and makes the name resolve to itself (sudo asks).

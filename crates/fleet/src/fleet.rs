@@ -83,8 +83,14 @@ impl Fleet {
         let size = Size {
             vcpus: asked(request.vcpus, template.vcpus),
             memory_mb: asked(request.memory_mb, template.memory_mb),
-            disk_mb: limits::DISK_MB_DEFAULT,
+            disk_mb: request.disk_mb.unwrap_or(template.disk_mb),
         };
+        if size.disk_mb < template.disk_mb {
+            let least = template.disk_mb;
+            return Err(Error::invalid(format!(
+                "disk_size_mb: the template's disk has {least} MiB, and none gets smaller"
+            )));
+        }
         let (default_user, default_workdir) = match request.surface {
             Surface::Wrenn => (template.default_user.clone(), String::new()),
             Surface::E2b => ("user".to_owned(), "/home/user".to_owned()),

@@ -18,6 +18,8 @@ pub struct Create {
     pub vcpus: Option<u32>,
     /// In MiB; absent = the template's.
     pub memory_mb: Option<u32>,
+    /// In MiB; absent = the template's, which is the least.
+    pub disk_mb: Option<u32>,
     /// When it ends by itself.
     pub lifetime: Lifetime,
     /// Labels.

@@ -5,11 +5,12 @@
 
 use crate::fork::{delete, within};
 use crate::{Fleet, SaveTemplate};
+use chrono::Utc;
 use model::{Capsule, CapsuleId, CapsuleStatus, Code, Error, HostId, TeamId, Template, TemplateId, check, limits};
 use proto::hostagent::v1 as wire;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use store::{HeldTemplate, NewTemplate};
+use store::HeldTemplate;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -111,7 +112,7 @@ impl Fleet {
         tracing::info!(capsule = %source.id, template = %id, standstill_us = taken.standstill_us, "kept as a template");
         let new = self.described(source, id, name, !discard_memory, taken.size_bytes).await?;
         let name = new.name.clone();
-        let added = match self.store().add_template(new, overwrite).await {
+        let added = match self.store().add_template(new, source.host, overwrite).await {
             Ok(Some(added)) => added,
             other => {
                 delete(&link, id.uuid()).await;
@@ -132,22 +133,23 @@ impl Fleet {
         name: String,
         snapshot: bool,
         size_bytes: u64,
-    ) -> Result<NewTemplate, Error> {
+    ) -> Result<Template, Error> {
         let origin = self.store().template_by_id(source.team, source.template_id).await?.map(|held| held.template);
         let (default_user, default_env) =
             origin.map_or_else(|| ("root".to_owned(), BTreeMap::new()), |own| (own.default_user, own.default_env));
-        Ok(NewTemplate {
+        Ok(Template {
             id,
             team: source.team,
             name,
             snapshot,
             vcpus: source.size.vcpus,
             memory_mb: source.size.memory_mb,
+            disk_mb: source.size.disk_mb,
             size_bytes,
             default_user,
             default_env,
-            source: source.id,
-            host: source.host,
+            created_at: Utc::now(),
+            source: Some(source.id),
         })
     }
 

@@ -41,6 +41,9 @@ pub struct Init {
     /// New host name; empty = keep.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
+    /// The root disk has become this long: its file system grows with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
     /// This is a new capsule made from another's memory: it needs an identity of its own.
     pub clone: bool,
 }

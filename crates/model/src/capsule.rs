@@ -120,6 +120,8 @@ pub struct Template {
     pub vcpus: u32,
     /// Memory in MiB of a capsule whose request names none.
     pub memory_mb: u32,
+    /// Root disk in MiB of a capsule whose request names none; no other has less.
+    pub disk_mb: u32,
     /// Bytes on disk.
     pub size_bytes: u64,
     /// User of calls that name none.

@@ -33,6 +33,11 @@ pub fn memory_mb(asked: Option<i64>) -> Result<u32, Error> {
     Ok(mb.next_multiple_of(limits::MEMORY_MB_STEP))
 }
 
+/// The root disk to use for a request; what its template has at least is not known here.
+pub fn disk_size_mb(asked: i64) -> Result<u32, Error> {
+    sized("disk_size_mb", Some(asked), limits::DISK_MB_DEFAULT, 1, limits::DISK_MB_MAX)
+}
+
 /// The inactivity time to use for a request: 0 = never, 1–59 are raised to 60.
 pub fn idle_s(asked: Option<i64>) -> Result<u32, Error> {
     match asked.unwrap_or(0) {

@@ -62,6 +62,9 @@ pub struct CreateCapsule {
     /// Memory in MiB; 0 or absent = default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<i64>,
+    /// Root disk in MiB, at least the template's; 0 or absent = that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_size_mb: Option<i64>,
     /// Inactivity until it is paused; 0 or absent = never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_sec: Option<i64>,
@@ -136,6 +139,8 @@ pub struct Template {
     pub vcpus: u32,
     /// Their memory in MiB.
     pub memory_mb: u32,
+    /// Their root disk in MiB, at least.
+    pub disk_size_mb: u32,
     /// Bytes on disk, those included that it shares with others.
     pub size_bytes: u64,
     /// When it was made.

@@ -39,16 +39,16 @@ pub struct NetworkOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The address range.
-    #[error("cannot choose an address range")]
+    #[error("cannot choose an address range: {0}")]
     Range(#[source] io::Error),
     /// Namespaces or links.
     #[error(transparent)]
     Setup(#[from] SetupError),
     /// The host's firewall table.
-    #[error("cannot set up the firewall of the host")]
+    #[error("cannot set up the firewall of the host: {0}")]
     Nft(#[from] NftError),
     /// A kernel setting or thread.
-    #[error("cannot prepare the host")]
+    #[error("cannot prepare the host: {0}")]
     System(#[from] io::Error),
 }
 

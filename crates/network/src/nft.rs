@@ -23,10 +23,10 @@ pub enum NftError {
         message: String,
     },
     /// Starting the tool or talking to it failed.
-    #[error("cannot run nft")]
+    #[error("cannot run nft: {0}")]
     Io(#[from] io::Error),
     /// Its output is not JSON.
-    #[error("nft's output cannot be read")]
+    #[error("nft's output cannot be read: {0}")]
     Json(#[from] serde_json::Error),
 }
 

@@ -67,7 +67,7 @@ pub enum PolicyError {
     #[error(transparent)]
     Bad(#[from] BadPolicy),
     /// The kernel did not take it.
-    #[error("cannot change the firewall of the slot")]
+    #[error("cannot change the firewall of the slot: {0}")]
     Nft(#[from] NftError),
 }
 

@@ -20,10 +20,10 @@ use crate::{limits, namespace, rules};
 #[derive(Debug, thiserror::Error)]
 pub enum DestroyError {
     /// What there is cannot be found out.
-    #[error("cannot list what there is")]
+    #[error("cannot list what there is: {0}")]
     List(#[source] SetupError),
     /// Slots that could not be removed, and the first reason.
-    #[error("{slots} slots cannot be removed")]
+    #[error("{slots} slots cannot be removed, the first because of this: {source}")]
     Slots {
         /// How many.
         slots: usize,
@@ -31,10 +31,10 @@ pub enum DestroyError {
         source: SetupError,
     },
     /// The firewall table.
-    #[error("cannot remove the firewall table")]
+    #[error("cannot remove the firewall table: {0}")]
     Nft(#[from] NftError),
     /// The file with the address range.
-    #[error("cannot remove the file with the address range")]
+    #[error("cannot remove the file with the address range: {0}")]
     Range(#[source] io::Error),
 }
 

@@ -22,13 +22,13 @@ use crate::{forwarding, links, namespace, nft, rules};
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The namespace.
-    #[error("cannot make the network namespace")]
+    #[error("cannot make or remove the network namespace: {0}")]
     Namespace(#[source] io::Error),
     /// The TAP device.
-    #[error("cannot make the TAP device")]
+    #[error("cannot make the TAP device: {0}")]
     Tap(#[source] io::Error),
     /// A link, address, route or neighbour.
-    #[error("cannot set up {what}")]
+    #[error("cannot set up {what}: {source}")]
     Link {
         /// Which.
         what: &'static str,
@@ -36,7 +36,7 @@ pub enum SetupError {
         source: rtnetlink::Error,
     },
     /// A kernel setting, thread or socket.
-    #[error("cannot set up {what}")]
+    #[error("cannot set up {what}: {source}")]
     System {
         /// Which.
         what: &'static str,
@@ -44,7 +44,7 @@ pub enum SetupError {
         source: io::Error,
     },
     /// The firewall.
-    #[error("cannot set up the firewall")]
+    #[error("cannot set up the firewall: {0}")]
     Nft(#[from] NftError),
 }
 
@@ -125,7 +125,11 @@ impl Host {
 
     async fn remove_veth(&self, name: &str) -> Result<(), SetupError> {
         let Some(index) = self.index(name).await? else { return Ok(()) };
-        self.netlink.link().del(index).execute().await.map_err(link("the removal of the veth pair"))
+        match self.netlink.link().del(index).execute().await {
+            // Its namespace has ended meanwhile, and the pair with it: the kernel does that in its own time.
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(nix::Error::ENODEV as i32) => Ok(()),
+            removed => removed.map_err(link("the removal of the veth pair")),
+        }
     }
 
     /// Index of an interface of the host.

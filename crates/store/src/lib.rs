@@ -32,4 +32,4 @@ pub use moves::{Change, Facts, NewCapsule, Placement};
 pub use open::{OpenError, Options, Store};
 pub use operations::{Pending, Task};
 pub use seal::KeyError;
-pub use templates::{Added, HeldTemplate, NewTemplate};
+pub use templates::{Added, HeldTemplate};

@@ -5,41 +5,12 @@ use crate::entity::{template, template_host};
 use crate::error::StoreError;
 use crate::open::Store;
 use crate::outbox::{self, NewEvent};
-use crate::time::now;
 use model::{CapsuleId, HostId, TeamId, Template, TemplateId};
 use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder};
-use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// How often a replacement that others forestall is tried.
 const REPLACES: usize = 5;
-
-/// A template to be, of a capsule.
-#[derive(Debug, Clone)]
-pub struct NewTemplate {
-    /// Which; on its host also the id of the snapshot.
-    pub id: TemplateId,
-    /// Whose.
-    pub team: TeamId,
-    /// What it is called.
-    pub name: String,
-    /// It has memory.
-    pub snapshot: bool,
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// Memory in MiB.
-    pub memory_mb: u32,
-    /// Bytes on disk.
-    pub size_bytes: u64,
-    /// User of calls that name none.
-    pub default_user: String,
-    /// Environment of every command.
-    pub default_env: BTreeMap<String, String>,
-    /// The capsule it is made of.
-    pub source: CapsuleId,
-    /// Who holds it.
-    pub host: HostId,
-}
 
 /// A template and those who hold it; none = every host does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,10 +62,11 @@ impl Store {
         held(row, self.db()).await
     }
 
-    /// Writes a template with its event. `None` when the team has one of this name that is not to be replaced.
-    pub async fn add_template(&self, new: NewTemplate, replace: bool) -> Result<Option<Added>, StoreError> {
+    /// Writes a template that a host holds, with its event. `None` when the team has one of this name that is not to be
+    /// replaced.
+    pub async fn add_template(&self, new: Template, host: HostId, replace: bool) -> Result<Option<Added>, StoreError> {
         for _ in 0..REPLACES {
-            match self.try_add_template(new.clone(), replace).await {
+            match self.try_add_template(new.clone(), host, replace).await {
                 // Somebody else was first, and may be replaced.
                 Err(StoreError::Duplicate(_)) if replace => {}
                 Err(StoreError::Duplicate(_)) => return Ok(None),
@@ -104,7 +76,7 @@ impl Store {
         Ok(None)
     }
 
-    async fn try_add_template(&self, new: NewTemplate, replace: bool) -> Result<Option<Added>, StoreError> {
+    async fn try_add_template(&self, new: Template, host: HostId, replace: bool) -> Result<Option<Added>, StoreError> {
         let transaction = self.begin().await?;
         let old = template::Entity::find()
             .filter(template::Column::TeamId.eq(new.team.uuid()))
@@ -118,7 +90,7 @@ impl Store {
         if let Some(old) = &replaced {
             erase(&old.template, &transaction).await?;
         }
-        let place = template_host::ActiveModel { template_id: Set(new.id.uuid()), host_id: Set(new.host.uuid()) };
+        let place = template_host::ActiveModel { template_id: Set(new.id.uuid()), host_id: Set(host.uuid()) };
         let template = read(template::Entity::insert(row(new)?).exec_with_returning(&transaction).await?)?;
         template_host::Entity::insert(place).exec_without_returning(&transaction).await?;
         announce(&template, "template.snapshot.created", &transaction).await?;
@@ -161,7 +133,7 @@ async fn announce(template: &Template, name: &str, db: &impl ConnectionTrait) ->
     outbox::write(NewEvent { team: template.team, subject: template.id.uuid(), name, body }, db).await
 }
 
-fn row(new: NewTemplate) -> Result<template::ActiveModel, StoreError> {
+fn row(new: Template) -> Result<template::ActiveModel, StoreError> {
     Ok(template::ActiveModel {
         id: Set(new.id.uuid()),
         team_id: Set(new.team.uuid()),
@@ -169,11 +141,12 @@ fn row(new: NewTemplate) -> Result<template::ActiveModel, StoreError> {
         r#type: Set(if new.snapshot { "snapshot" } else { "base" }.to_owned()),
         vcpus: Set(signed("vcpus", new.vcpus)?),
         memory_mb: Set(signed("memory_mb", new.memory_mb)?),
+        disk_size_mb: Set(signed("disk_size_mb", new.disk_mb)?),
         size_bytes: Set(signed("size_bytes", new.size_bytes)?),
         default_user: Set(new.default_user),
         default_env: Set(json("default_env", &new.default_env)?),
-        created_at: Set(now()),
-        source_id: Set(Some(new.source.uuid())),
+        created_at: Set(new.created_at),
+        source_id: Set(new.source.map(CapsuleId::uuid)),
     })
 }
 
@@ -185,6 +158,7 @@ fn read(row: template::Model) -> Result<Template, StoreError> {
         snapshot: row.r#type == "snapshot",
         vcpus: unsigned("vcpus", row.vcpus)?,
         memory_mb: unsigned("memory_mb", row.memory_mb)?,
+        disk_mb: unsigned("disk_size_mb", row.disk_size_mb)?,
         size_bytes: unsigned("size_bytes", row.size_bytes)?,
         default_user: row.default_user,
         default_env: typed("default_env", row.default_env)?,

@@ -10,13 +10,13 @@ use model::egress::Block;
 use model::lifetime::AtEnd;
 use model::{
     Capacity, Capsule, CapsuleId, CapsuleStatus, Egress, EndReason, HostId, Lifetime, Secret, Size, Surroundings,
-    TeamId, TemplateId, UserId,
+    TeamId, Template, TemplateId, UserId,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
 use store::{
-    After, CapsuleQuery, Change, Facts, FirstAccount, HostReport, NewCapsule, NewKey, NewTemplate, OpenError, Options,
-    Pending, Placement, Store, Task,
+    After, CapsuleQuery, Change, Facts, FirstAccount, HostReport, NewCapsule, NewKey, OpenError, Options, Pending,
+    Placement, Store, Task,
 };
 use support::Postgres;
 use uuid::Uuid;
@@ -416,24 +416,25 @@ async fn templates_by_name(store: Store) {
 
 async fn templates_are_saved_replaced_and_removed(store: Store) {
     let (capsule, _) = placed(&store).await;
-    let new = |id| NewTemplate {
+    let new = |id| Template {
         id,
         team: TeamId::PLATFORM,
         name: "saved".to_owned(),
         snapshot: true,
         vcpus: 2,
         memory_mb: 512,
+        disk_mb: 6_000,
         size_bytes: 1 << 33,
         default_user: "root".to_owned(),
         default_env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
-        source: capsule.id,
-        host: capsule.host,
+        created_at: capsule.created_at,
+        source: Some(capsule.id),
     };
     let (first, second) = (TemplateId::random(), TemplateId::random());
-    let added = store.add_template(new(first), false).await.unwrap().unwrap();
-    assert_eq!((added.template.id, added.template.source, added.replaced), (first, Some(capsule.id), None));
-    assert_eq!(store.add_template(new(second), false).await.unwrap(), None);
-    let added = store.add_template(new(second), true).await.unwrap().unwrap();
+    let added = store.add_template(new(first), capsule.host, false).await.unwrap().unwrap();
+    assert_eq!((&added.template, &added.replaced), (&new(first), &None));
+    assert_eq!(store.add_template(new(second), capsule.host, false).await.unwrap(), None);
+    let added = store.add_template(new(second), capsule.host, true).await.unwrap().unwrap();
     let replaced = added.replaced.unwrap();
     assert_eq!((replaced.template.id, replaced.hosts), (first, vec![capsule.host]));
     assert_eq!(store.template_by_id(TeamId::PLATFORM, first).await.unwrap(), None);

@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod entropy;
+pub mod ext4;
 pub mod jail;
 pub mod loopdev;
 pub mod netconf;

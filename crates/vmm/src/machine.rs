@@ -61,6 +61,9 @@ pub trait Machine: Debug + Send + Sync {
     /// maps, for VMMs that write dirty pages themselves. No time limit. The machine stays stopped and usable.
     async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<(), MachineError>;
 
+    /// Makes the root disk longer, and tells the guest. Before a boot there is nothing to do but to make the file longer.
+    async fn grow_disk(&self, spec: &MachineSpec, bytes: u64) -> Result<(), MachineError>;
+
     /// What it is doing.
     async fn status(&self) -> Result<Status, MachineError>;
 

@@ -175,6 +175,9 @@ pub struct CreateArgs {
     /// Memory in MiB
     #[arg(long, value_name = "MIB")]
     pub memory_mb: Option<i64>,
+    /// Root disk in MiB, at least the template's
+    #[arg(long, value_name = "MIB")]
+    pub disk_size_mb: Option<i64>,
     /// Pause after this many seconds without activity; 0 = never
     #[arg(long, value_name = "SECONDS")]
     pub timeout_sec: Option<i64>,

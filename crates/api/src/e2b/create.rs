@@ -96,6 +96,7 @@ fn parse(asked: NewSandbox, timeout_s: u32, at_end: AtEnd) -> Result<Create, Err
         template: template.to_owned(),
         vcpus: None,
         memory_mb: None,
+        disk_mb: None,
         lifetime: until(timeout_s, at_end),
         metadata,
         envs,

@@ -51,6 +51,7 @@ fn parse(asked: CreateCapsule) -> Result<Create, Error> {
         template,
         vcpus: given(asked.vcpus).map(|n| check::vcpus(Some(n))).transpose()?,
         memory_mb: given(asked.memory_mb).map(|n| check::memory_mb(Some(n))).transpose()?,
+        disk_mb: given(asked.disk_size_mb).map(check::disk_size_mb).transpose()?,
         lifetime: Lifetime::Idle { ttl_s: check::idle_s(asked.timeout_sec)? },
         metadata: asked.metadata,
         envs: asked.envs,

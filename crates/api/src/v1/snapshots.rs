@@ -86,6 +86,7 @@ fn shown(template: &model::Template, to: TeamId) -> rest::Template {
         kind: if template.snapshot { TemplateKind::Snapshot } else { TemplateKind::Base },
         vcpus: template.vcpus,
         memory_mb: template.memory_mb,
+        disk_size_mb: template.disk_mb,
         size_bytes: template.size_bytes,
         created_at: template.created_at,
         platform: template.team == TeamId::PLATFORM,

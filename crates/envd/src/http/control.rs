@@ -39,6 +39,8 @@ struct Init {
     clone: bool,
     /// Fresh random bytes, base64.
     entropy: Option<String>,
+    /// The root disk has become this long.
+    disk_bytes: Option<u64>,
     /// Shown to processes as `WRENN_SANDBOX_ID`.
     sandbox_id: Option<String>,
     /// Shown to processes as `WRENN_TEMPLATE_ID`.
@@ -120,6 +122,11 @@ pub(super) async fn init(
     daemon.recover(Sign::Init);
     let worker = Arc::clone(&daemon);
     blocking(move || {
+        if let Some(bytes) = init.disk_bytes.filter(|_| worker.options.owns_machine) {
+            machine::grow_root(bytes).map_err(|error| {
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the root file system does not grow: {error}"))
+            })?;
+        }
         apply(&worker, init);
         // Last: nothing of the user's runs before the clock is right and random numbers are fresh.
         worker.quiesce.thaw();

@@ -4,7 +4,7 @@ use crate::agent::Fault;
 use crate::world::{Server, TEAM, request};
 use connectrpc::ErrorCode;
 use fleet::{Create, SaveTemplate};
-use model::{CapsuleStatus, Code, TemplateId};
+use model::{CapsuleStatus, Code, Size, TemplateId};
 use uuid::{NoContext, Timestamp, Uuid};
 
 fn named(name: &str) -> SaveTemplate {
@@ -26,6 +26,10 @@ async fn a_capsule_is_made_of_a_template_by_name_and_by_id() {
         assert_eq!((made.template_id, made.template.as_str()), (template.id, "mine"));
         assert_eq!(made.size, source.size, "memory has one size");
     }
+    let larger = server.fleet.create(TEAM, Create { disk_mb: Some(6_000), template: "mine".to_owned(), ..request() });
+    assert_eq!(larger.await.unwrap().size, Size { disk_mb: 6_000, ..source.size }, "and its disk may be larger");
+    let smaller = server.fleet.create(TEAM, Create { disk_mb: Some(5_119), ..request() }).await.unwrap_err();
+    assert_eq!(smaller.code, Code::InvalidRequest);
     server.fleet.delete_template(TEAM, "mine").await.unwrap();
     assert_eq!(server.agent.world().forgotten, [template.id.uuid().to_string()]);
     assert_eq!(server.fleet.delete_template(TEAM, "mine").await.unwrap_err().code, Code::NotFound);
@@ -72,20 +76,21 @@ async fn a_failure_leaves_neither_row_nor_snapshot_and_templates_are_not_taken_f
     // One that is as old as a leftover, and a leftover.
     let old = |n: u64| Uuid::new_v7(Timestamp::from_unix(NoContext, 1_700_000_000 + n, 0));
     let (kept, left) = (old(0), old(1));
-    let new = store::NewTemplate {
+    let new = model::Template {
         id: TemplateId::from_uuid(kept),
         team: TEAM,
         name: "old".to_owned(),
         snapshot: true,
         vcpus: 1,
         memory_mb: 512,
+        disk_mb: 5_120,
         size_bytes: 0,
         default_user: "root".to_owned(),
         default_env: std::collections::BTreeMap::new(),
-        source: source.id,
-        host: source.host,
+        created_at: chrono::Utc::now(),
+        source: Some(source.id),
     };
-    server.store.add_template(new, false).await.unwrap();
+    server.store.add_template(new, source.host, false).await.unwrap();
     server.agent.world().snapshots = [kept, left].map(|id| id.to_string()).to_vec();
     server.agent.world().forgotten.clear();
     server.restart().await;

@@ -99,6 +99,7 @@ pub fn request() -> Create {
         template: "base".to_owned(),
         vcpus: None,
         memory_mb: None,
+        disk_mb: None,
         lifetime: Lifetime::FOREVER,
         metadata: BTreeMap::new(),
         envs: BTreeMap::from([("A".to_owned(), "1".to_owned())]),

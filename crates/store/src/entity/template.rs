@@ -13,6 +13,7 @@ pub struct Model {
     pub r#type: String,
     pub vcpus: i32,
     pub memory_mb: i32,
+    pub disk_size_mb: i32,
     pub size_bytes: i64,
     pub default_user: String,
     pub default_env: Json,

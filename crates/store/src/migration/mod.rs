@@ -4,6 +4,7 @@ mod m0001_tables;
 mod m0002_platform;
 mod m0003_egress;
 mod m0004_saved_templates;
+mod m0005_disk_sizes;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -17,6 +18,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_platform::Migration),
             Box::new(m0003_egress::Migration),
             Box::new(m0004_saved_templates::Migration),
+            Box::new(m0005_disk_sizes::Migration),
         ]
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt as _;
 use super::api::{Api, ApiError};
 use super::handed::Handed;
 use super::requests::{
-    Action, BlockDevice, Create, Disk, Instance, KernelSource, Load, MODULES_DISK, MachineConfig, NIC,
+    Action, BlockDevice, Create, Disk, Drive, Instance, KernelSource, Load, MODULES_DISK, MachineConfig, NIC,
     NetworkInterface, Nothing, Pages, ROOT_DISK, State,
 };
 use crate::machine::{Control, Machine, MachineError, Status, Trouble};
@@ -175,6 +175,15 @@ impl Machine for FirecrackerMachine {
             Some(handed) => self.snapshot_handed(handed, spec.memory_bytes, state, memory).await,
         };
         saved.map_err(failed("save"))
+    }
+
+    async fn grow_disk(&self, spec: &MachineSpec, bytes: u64) -> Result<(), MachineError> {
+        let grown = OpenOptions::new().write(true).open(&spec.root_disk).and_then(|disk| disk.set_len(bytes));
+        grown.map_err(failed("grow its disk"))?;
+        // Naming the file again makes it look at its length.
+        let drive = Drive::from(ROOT_DISK);
+        let told = self.api.change_soon(Method::PATCH, "/drives/root", &drive).await;
+        told.map_err(failed("tell its guest of the disk's growth"))
     }
 
     async fn status(&self) -> Result<Status, MachineError> {

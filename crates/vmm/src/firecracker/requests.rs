@@ -75,6 +75,19 @@ impl From<Disk> for BlockDevice {
     }
 }
 
+/// The file of a disk that is there.
+#[derive(Debug, Serialize)]
+pub(super) struct Drive {
+    drive_id: &'static str,
+    path_on_host: &'static str,
+}
+
+impl From<Disk> for Drive {
+    fn from(disk: Disk) -> Self {
+        Self { drive_id: disk.name, path_on_host: disk.name }
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct NetworkInterface<'a> {
     pub(super) iface_id: &'static str,

@@ -22,6 +22,9 @@ const USER_BY_RUN_WITH: Version = Version(9, 1);
 /// Translated code kept per machine, MiB. QEMU's own default is an eighth of the host's memory, for each.
 const TRANSLATION_CACHE_MIB: u32 = 128;
 
+/// QEMU's name of the root disk.
+pub(super) const ROOT_NODE: &str = "root";
+
 /// Arguments for a machine that waits, stopped, with its control socket in the current directory and its console on
 /// standard output.
 pub(super) fn arguments(qemu: &Qemu, spec: &MachineSpec, start: &Start) -> Result<Vec<String>, SpecError> {
@@ -44,8 +47,8 @@ pub(super) fn arguments(qemu: &Qemu, spec: &MachineSpec, start: &Start) -> Resul
     add("-serial", "chardev:console".to_owned());
     add("-chardev", format!("socket,id=control,path={SOCKET},server=on,wait=off"));
     add("-mon", "chardev=control,mode=control".to_owned());
-    add("-blockdev", disk("root", &spec.root_disk, false)?);
-    add("-device", format!("virtio-blk-pci,drive=root,addr={ROOT_SLOT},num-queues=1,disable-legacy=on"));
+    add("-blockdev", disk(ROOT_NODE, &spec.root_disk, false)?);
+    add("-device", format!("virtio-blk-pci,drive={ROOT_NODE},addr={ROOT_SLOT},num-queues=1,disable-legacy=on"));
     if let Some(path) = &spec.modules_disk {
         add("-blockdev", disk("modules", path, true)?);
         add("-device", format!("virtio-blk-pci,drive=modules,addr={MODULES_SLOT},num-queues=1,disable-legacy=on"));

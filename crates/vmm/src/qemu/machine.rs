@@ -12,6 +12,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Version;
+use super::arguments::ROOT_NODE;
 use crate::machine::{Machine, MachineError, Status, Trouble};
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::{BootSource, MachineSpec};
@@ -113,6 +114,12 @@ impl Machine for QemuMachine {
             .await
             .map_err(|source| MachineError::Control { action: "save", source: source.into() })?;
         Ok(())
+    }
+
+    async fn grow_disk(&self, _: &MachineSpec, bytes: u64) -> Result<(), MachineError> {
+        let arguments = json!({ "node-name": ROOT_NODE, "size": bytes });
+        let grown: Result<Value, QmpError> = self.qmp.execute("block_resize", &arguments).await;
+        grown.map(drop).map_err(|source| MachineError::Control { action: "grow its disk", source: source.into() })
     }
 
     async fn status(&self) -> Result<Status, MachineError> {

@@ -51,6 +51,7 @@ async fn create(client: &Client, args: CreateArgs, out: Output) -> Outcome {
         template: args.template,
         vcpus: args.vcpus,
         memory_mb: args.memory_mb,
+        disk_size_mb: args.disk_size_mb,
         timeout_sec: args.timeout_sec,
         metadata: args.metadata.into_iter().collect(),
         envs: args.env.into_iter().collect(),

@@ -5,6 +5,7 @@
 //! target directory and kept for the next run.
 
 mod bad_input;
+mod disks;
 mod egress;
 mod fork;
 mod guest;
@@ -77,6 +78,7 @@ async fn main() {
         fork::clones_go_on_from_one_moment,
         fork::clocks_are_right_after_a_long_snapshot,
         fork::clones_outlive_a_killed_platform,
+        disks::are_as_large_as_asked_for,
         templates::capsules_go_on_from_a_kept_one,
         templates::disks_are_kept_without_memory,
         history::nothing_is_lost_or_invented,
