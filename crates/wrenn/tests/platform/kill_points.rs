@@ -10,8 +10,8 @@ use crate::lifecycle::{KEEPER, start_keeper};
 use crate::platform::{Platform, SETTLE};
 use client::Client;
 use hostlink::{AgentLink, Endpoint};
-use model::rest::{CreateCapsule, ForkCapsule};
-use model::{CapsuleId, CapsuleStatus};
+use model::rest::{CreateCapsule, ForkCapsule, SaveTemplate};
+use model::{CapsuleId, CapsuleStatus, Code};
 use proto::hostagent::v1 as wire;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -28,8 +28,12 @@ const CHOSEN: usize = 12;
 enum Operation {
     Create,
     Pause,
+    /// Without its memory.
+    Shelve,
     Resume,
     Fork,
+    /// Its disk as a template.
+    Keep,
     Destroy,
 }
 
@@ -77,18 +81,30 @@ const SNAPSHOT: [&str; 7] = [
     "snapshot.recorded",
 ];
 
+const SHELVE: [&str; 5] = ["pause.begun", "pause.quiesced", "pause.stopped", "pause.saved", "pause.recorded"];
+const KEEP: [&str; 5] =
+    ["snapshot.begun", "snapshot.stopped", "snapshot.filled", "snapshot.saved", "snapshot.recorded"];
+
+/// What a capsule has on its disk in the end.
+const MARK: &str = "written";
+
+/// Name of the template that is made.
+const KEPT: &str = "kill-points";
+
 fn cases() -> Vec<Case> {
-    use Operation::{Create, Destroy, Fork, Pause, Resume};
+    use Operation::{Create, Destroy, Fork, Keep, Pause, Resume, Shelve};
     let with_vm = |point: &str| !["create.begun", "resume.begun", "start.acquired"].contains(&point);
     let of = |operation, points: &[&'static str]| points.iter().map(|point| (operation, *point)).collect::<Vec<_>>();
     let points = [
         of(Create, &["create.begun"]),
         of(Create, &START),
         of(Pause, &PAUSE),
+        of(Shelve, &SHELVE),
         of(Resume, &["resume.begun"]),
         of(Resume, &START),
         of(Fork, &SNAPSHOT),
         of(Fork, &START),
+        of(Keep, &KEEP),
         of(Destroy, &["destroy.begun", "destroy.recorded", "destroy.ended"]),
     ];
     let case = |(operation, point): (Operation, &'static str)| {
@@ -160,7 +176,8 @@ impl Trial {
         let last_good = platform.sh(id, "echo step 1 > /root/in; cat /root/out").await?;
         platform.pause(id).await?;
         platform.resume(id).await?;
-        let digest = platform.sh(id, "echo step 2 > /root/in; cat /root/out").await?;
+        let digest =
+            platform.sh(id, &format!("echo {MARK} > /root/mark; echo step 2 > /root/in; cat /root/out")).await?;
         if case.operation == Operation::Resume {
             platform.pause(id).await?;
             let deadline = Instant::now() + SETTLE;
@@ -228,9 +245,10 @@ impl Trial {
             Operation::Destroy => return if status == CapsuleStatus::Stopped { Ok(()) } else { wrong(status) },
             // Saved with all it holds before, or by then.
             Operation::Resume => false,
-            Operation::Pause if victim == Victim::Both => point != "pause.recorded",
+            Operation::Pause | Operation::Shelve if victim == Victim::Both => point != "pause.recorded",
             Operation::Pause => vm_was_ended && !["pause.filled", "pause.saved", "pause.recorded"].contains(&point),
-            Operation::Create | Operation::Fork => {
+            Operation::Shelve => vm_was_ended && !["pause.stopped", "pause.saved", "pause.recorded"].contains(&point),
+            Operation::Create | Operation::Fork | Operation::Keep => {
                 vm_was_ended && !point.starts_with("start") && point != "create.begun"
             }
         };
@@ -239,8 +257,15 @@ impl Trial {
             CapsuleStatus::Paused => platform.resume(self.id).await?,
             status => return wrong(status),
         }
-        let held = if unsaved { &self.last_good } else { &self.digest };
-        compare(platform, self.id, held).await?;
+        if operation == Operation::Shelve && status == CapsuleStatus::Paused && !unsaved {
+            let written = platform.sh(self.id, "cat /root/mark").await?;
+            if written.trim() != MARK {
+                return Err(format!("its disk has {written:?}").into());
+            }
+        } else {
+            let held = if unsaved { &self.last_good } else { &self.digest };
+            compare(platform, self.id, held).await?;
+        }
         // A capsule that was being made, or cloned, meanwhile: it runs as it must, or is gone.
         for other in self.made(platform).await?.into_iter().filter(|id| *id != self.id) {
             match (operation, outcome(platform, other).await?) {
@@ -263,6 +288,11 @@ impl Trial {
     async fn clean_up(&self, platform: &Platform) -> Verdict {
         for id in self.made(platform).await? {
             platform.destroy(id).await?;
+        }
+        if self.case.operation == Operation::Keep {
+            let deleted = platform.client.delete_template(KEPT).await;
+            // It may never have come to be.
+            deleted.or_else(|error| if error.code() == Some(Code::NotFound) { Ok(()) } else { Err(error) })?;
         }
         let link = AgentLink::new(Endpoint::Unix(platform.dir.join("run/agent.sock")));
         let snapshots =
@@ -299,8 +329,13 @@ async fn ask(client: Client, operation: Operation, id: CapsuleId) {
     let _ = match operation {
         Operation::Create => client.create(&CreateCapsule::default()).await.map(drop),
         Operation::Pause => client.pause(id, false).await.map(drop),
+        Operation::Shelve => client.pause(id, true).await.map(drop),
         Operation::Resume => client.resume(id, false).await.map(drop),
         Operation::Fork => client.fork(id, &ForkCapsule::default()).await.map(drop),
+        Operation::Keep => {
+            let wish = SaveTemplate { sandbox_id: id, name: Some(KEPT.to_owned()), memory: Some(false) };
+            client.save_template(&wish, true).await.map(drop)
+        }
         Operation::Destroy => client.destroy(id).await,
     };
 }
