@@ -100,9 +100,6 @@ pub trait Environment: Sized + Send + Sync + 'static {
     /// One that waited may have been taken: makes what is missing, in the background.
     fn refill(self: &Arc<Self>, class: &Class);
 
-    /// Waits until a capsule may start: more at a time would only make all of them slow. It is its turn until this is dropped.
-    fn turn(&self) -> impl Future<Output = impl Send> + Send;
-
     /// Space for what a VM may write, until it is dropped.
     fn admit(&self) -> Result<impl Send, Failure>;
 

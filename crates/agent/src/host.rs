@@ -17,11 +17,11 @@ use network::Network;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
-use vmm::{BootSource, Vmm};
+use vmm::{BootSource, Tier, Vmm};
 
 /// Kernel command line of every guest, before what its VMM adds. `panic=-1`: a guest that panics ends its VM at
 /// once.
@@ -48,14 +48,16 @@ pub struct Host {
     /// Events for the control plane.
     pub events: Outbox,
     /// How VMs are run.
-    pub vmm: Box<dyn Vmm>,
+    pub vmm: Arc<dyn Vmm>,
+    /// All there are: what was begun with one goes on with it.
+    pub vmms: Vec<Arc<dyn Vmm>>,
     /// Generations new capsules begin with.
     pub classes: Classes,
     /// Generations kept for clones to come.
     pub snapshots: Snapshots,
     /// Where that is written down.
     pub snapshot_files: snapshots::Files,
-    /// Capsules that may start at a time.
+    /// VMs that may be made at a time.
     pub starts: Semaphore,
     /// VMs that wait.
     pub ready: Ready,
@@ -129,6 +131,20 @@ impl Host {
             initramfs: self.artifacts.initramfs.clone(),
             cmdline: format!("{CMDLINE} {}", self.vmm.cmdline()),
         }
+    }
+
+    /// Waits until a VM may be made, and keeps others waiting until it is dropped: more at a time would only make all of them slow.
+    /// What a guest does in its time holds nobody up.
+    pub async fn turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        tokio::select! {
+            turn = self.starts.acquire() => turn.map_err(|_| Failure::Stopping),
+            () = self.stopping.cancelled() => Err(Failure::Stopping),
+        }
+    }
+
+    /// The VMM of this tier, if it is here.
+    pub fn vmm_of(&self, tier: Tier) -> Option<Arc<dyn Vmm>> {
+        self.vmms.iter().find(|vmm| vmm.tier() == tier).cloned()
     }
 
     /// Whether there is such a template here.

@@ -37,7 +37,7 @@ pub const STREAM_BUFFER: usize = 256;
 pub const FILE_CHUNK: usize = 64 << 10;
 /// Pauses at a time when the agent shuts down: the disk is the bottleneck.
 pub const SHUTDOWN_PAUSES: usize = 4;
-/// Capsules that start at a time for each processor: their VMMs keep it busy, and wait for the disk now and then.
+/// VMs that are made at a time for each processor: they keep it busy, and wait for the disk now and then.
 pub const STARTS_PER_PROCESSOR: usize = 2;
 /// On small hosts at least so many.
 pub const STARTS_MIN: usize = 4;

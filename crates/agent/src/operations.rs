@@ -42,15 +42,9 @@ pub async fn run<H: Environment>(
 ) -> Outcome<H::Vm> {
     host.pass(begun(operation)).await;
     let (result, vm) = match operation {
-        Operation::Create | Operation::Resume => {
-            let _turn = host.turn().await;
-            let vm = match operation {
-                Operation::Create => create(&host, &record).await,
-                _ if discard_memory => reboot(&host, &record).await,
-                _ => resume(&host, &record).await,
-            };
-            started(&host, &record, vm).await
-        }
+        Operation::Create => started(&host, &record, create(&host, &record).await).await,
+        Operation::Resume if discard_memory => started(&host, &record, reboot(&host, &record).await).await,
+        Operation::Resume => started(&host, &record, resume(&host, &record).await).await,
         Operation::Pause => match vm {
             Some(vm) => pause(&host, &record, vm, discard_memory).await,
             None => (Err(Failure::Unknown), Err(EndReason::VmCrash)),

@@ -12,7 +12,7 @@ use crate::vm::{Standstill, Vm, ending};
 use crate::vm_dirs::Dirs;
 use crate::{limits, points};
 use hostlink::SandboxEvent;
-use memory::{Generation, Seal};
+use memory::{DiskDraft, Generation, Seal};
 use model::{CapsuleId, EndReason};
 use network::Slot;
 use std::collections::BTreeMap;
@@ -90,7 +90,7 @@ impl Environment for Host {
         let seal = Seal { compatibility: source.manifest().compatibility.clone(), labels };
         let dir = self.shelf.dir().to_owned();
         let made = tokio::task::spawn_blocking(move || match source.disk_path().filter(|_| discard_memory) {
-            Some(disk) => Generation::of_disk(&dir, &disk, seal),
+            Some(disk) => DiskDraft::begin(&dir, &disk).and_then(|draft| draft.commit(seal)),
             None => source.duplicate(&dir, seal),
         });
         let made = made.await.map_err(Failure::at("copying what was saved"))?;
@@ -137,10 +137,6 @@ impl Environment for Host {
 
     fn refill(self: &Arc<Self>, class: &Class) {
         self.ready.refill(self, class);
-    }
-
-    async fn turn(&self) -> impl Send {
-        self.starts.acquire().await
     }
 
     fn admit(&self) -> Result<impl Send, Failure> {

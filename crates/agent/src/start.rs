@@ -23,6 +23,7 @@ use lifecycle::agent::Command;
 use memory::Shelf;
 use network::{Network, NetworkOptions, Orphans};
 use proto::hostagent::v1::HostAgentServiceExt;
+use rustix::fs::Mode;
 use std::io;
 use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt;
@@ -72,11 +73,13 @@ pub struct Prepared {
     options: Options,
     pool: disk::Pool,
     artifacts: Artifacts,
-    vmm: Box<dyn Vmm>,
+    vmm: Arc<dyn Vmm>,
 }
 
 /// Opens the pool, makes what guests boot from and finds the VMM. Slow the first time; `progress` tells.
 pub async fn prepare<P: Progress + Send + 'static>(mut options: Options, progress: P) -> Result<Prepared, StartError> {
+    // VMMs that are nobody read what guests boot from; what is secret is made with modes of its own.
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
     // VMMs run in directories of their own: every path they are told has to be absolute.
     options.dir = std::path::absolute(&options.dir).map_err(directory(&options.dir.clone()))?;
     let dir = options.dir.clone();
@@ -256,6 +259,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         records,
         events,
         vmm,
+        vmms: tier::Vmms::find(&options.vmm).all(),
         classes: Classes::default(),
         snapshots,
         snapshot_files,

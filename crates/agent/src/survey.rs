@@ -28,11 +28,13 @@ pub struct Machines {
 }
 
 /// Why there is no Firecracker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoFirecracker {
     /// It is optional.
+    #[error("there is no Firecracker")]
     Missing,
     /// There is one that cannot be used.
+    #[error("{0}")]
     Unusable(String),
 }
 

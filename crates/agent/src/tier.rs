@@ -5,6 +5,7 @@ use crate::options::{VmmChoice, VmmOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use vmm::firecracker::{self, Firecracker};
 use vmm::qemu::{self, Accelerator, Qemu};
 use vmm::{Tier, Vmm};
@@ -43,20 +44,31 @@ impl Vmms {
         }
     }
 
+    /// All of them, with every accelerator.
+    pub fn all(self) -> Vec<Arc<dyn Vmm>> {
+        let firecracker = self.firecracker.ok().map(|found| Arc::new(found) as Arc<dyn Vmm>);
+        let accelerators = [Accelerator::Kvm, Accelerator::Tcg];
+        let qemu = self.qemu.ok().map(|qemu| accelerators.map(|with| Arc::new(qemu.with(with)) as Arc<dyn Vmm>));
+        firecracker.into_iter().chain(qemu.into_iter().flatten()).collect()
+    }
+
     /// Those that may be chosen, strongest first.
-    fn candidates(self, choice: VmmChoice) -> Result<Vec<Box<dyn Vmm>>, NoVmm> {
-        let mut candidates: Vec<Box<dyn Vmm>> = Vec::new();
+    fn candidates(self, options: &VmmOptions) -> Result<Vec<Arc<dyn Vmm>>, NoVmm> {
+        let choice = options.choice;
+        let mut candidates: Vec<Arc<dyn Vmm>> = Vec::new();
         match (choice, self.firecracker) {
-            (VmmChoice::Auto | VmmChoice::Firecracker, Ok(firecracker)) => candidates.push(Box::new(firecracker)),
+            (VmmChoice::Auto | VmmChoice::Firecracker, Ok(firecracker)) => candidates.push(Arc::new(firecracker)),
             (VmmChoice::Firecracker, Err(error)) => return Err(error.into()),
+            // One that was named is meant.
+            (VmmChoice::Auto, Err(error)) if options.firecracker.is_some() => return Err(error.into()),
             (VmmChoice::Auto, Err(error)) => tracing::debug!(%error, "no Firecracker"),
             (VmmChoice::Qemu, _) => {}
         }
         match (choice, self.qemu) {
             (VmmChoice::Firecracker, _) => {}
             (_, Ok(qemu)) => {
-                candidates.push(Box::new(qemu.with(Accelerator::Kvm)));
-                candidates.push(Box::new(qemu));
+                candidates.push(Arc::new(qemu.with(Accelerator::Kvm)));
+                candidates.push(Arc::new(qemu));
             }
             // A Firecracker that works does without.
             (_, Err(error)) if candidates.is_empty() => return Err(error.into()),
@@ -67,14 +79,15 @@ impl Vmms {
 }
 
 /// The VMM to use. `kernel` is the guests', an ELF; `memory` the file where trials are remembered.
-pub async fn choose(options: &VmmOptions, kernel: &Path, memory: &Path) -> Result<Box<dyn Vmm>, NoVmm> {
+pub async fn choose(options: &VmmOptions, kernel: &Path, memory: &Path) -> Result<Arc<dyn Vmm>, NoVmm> {
     let mut last = String::new();
-    for vmm in Vmms::find(options).candidates(options.choice)? {
+    for vmm in Vmms::find(options).candidates(options)? {
         let boots = match recall(&*vmm, memory) {
             Some(boots) => boots,
             None => attempt(&*vmm, kernel, memory).await,
         };
         if boots {
+            note(vmm.tier(), memory);
             return Ok(vmm);
         }
         last = vmm.title();
@@ -82,10 +95,22 @@ pub async fn choose(options: &VmmOptions, kernel: &Path, memory: &Path) -> Resul
     Err(NoVmm::DoesNotBoot(last))
 }
 
+/// Says so when this host had a stronger one before: what was paused on that can only boot from its disk now.
+fn note(tier: Tier, memory: &Path) {
+    let mut trials = Trials::read(memory);
+    if let Some(before) = trials.last.filter(|before| *before > tier) {
+        tracing::warn!(%before, now = %tier, "capsules are isolated less than before on this host; `wrenn doctor` says why");
+    }
+    if trials.last != Some(tier) {
+        trials.last = Some(tier);
+        trials.write(memory);
+    }
+}
+
 /// The VMM that would be chosen; none if that is open until one is tried.
-pub fn foresee(options: &VmmOptions, memory: &Path) -> Result<Option<Box<dyn Vmm>>, NoVmm> {
+pub fn foresee(options: &VmmOptions, memory: &Path) -> Result<Option<Arc<dyn Vmm>>, NoVmm> {
     let mut last = String::new();
-    for vmm in Vmms::find(options).candidates(options.choice)? {
+    for vmm in Vmms::find(options).candidates(options)? {
         match recall(&*vmm, memory) {
             Some(true) => return Ok(Some(vmm)),
             Some(false) => last = vmm.title(),
@@ -100,14 +125,25 @@ struct Trials {
     boot_id: String,
     /// Whether a guest boots, by tier and version.
     boots: BTreeMap<String, bool>,
+    /// What capsules ran on last, also before that boot.
+    #[serde(default)]
+    last: Option<Tier>,
 }
 
 impl Trials {
     /// Those since the host booted.
     fn read(memory: &Path) -> Self {
         let trials = std::fs::read(memory).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let trials = trials.unwrap_or_default();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        trials.filter(|trials| trials.boot_id == boot_id).unwrap_or(Self { boot_id, boots: BTreeMap::new() })
+        if trials.boot_id == boot_id { trials } else { Self { boot_id, boots: BTreeMap::new(), ..trials } }
+    }
+
+    fn write(&self, memory: &Path) {
+        let bytes = serde_json::to_vec(self).map_err(std::io::Error::from);
+        if let Err(error) = bytes.and_then(|bytes| std::fs::write(memory, bytes)) {
+            tracing::warn!(%error, "the tier is not remembered; the next start tries again");
+        }
     }
 }
 
@@ -125,17 +161,20 @@ fn recall(vmm: &dyn Vmm, memory: &Path) -> Option<bool> {
     }
 }
 
-/// Tries it and remembers the answer.
+/// Tries it and remembers the answer, if there is one.
 async fn attempt(vmm: &dyn Vmm, kernel: &Path, memory: &Path) -> bool {
-    let boots = vmm.boots(kernel).await;
-    let mut trials = Trials::read(memory);
-    trials.boots.insert(key(vmm), boots);
-    let written =
-        serde_json::to_vec(&trials).map_err(std::io::Error::from).and_then(|bytes| std::fs::write(memory, bytes));
-    if let Err(error) = written {
-        tracing::warn!(%error, "the tier is not remembered; the next start tries again");
+    match vmm.boots(kernel).await {
+        Ok(boots) => {
+            let mut trials = Trials::read(memory);
+            trials.boots.insert(key(vmm), boots);
+            trials.write(memory);
+            boots
+        }
+        Err(error) => {
+            tracing::warn!(vmm = %vmm.title(), %error, "it could not be tried, and is not used; the next start tries again");
+            false
+        }
     }
-    boots
 }
 
 #[cfg(test)]
@@ -160,7 +199,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (kernel, memory) = (dir.path().join("kernel"), dir.path().join("trials.json"));
         std::fs::write(&kernel, "nothing that boots").unwrap();
-        let options = VmmOptions { firecracker: Some("/no/such".into()), ..VmmOptions::default() };
+        let options = VmmOptions { choice: VmmChoice::Qemu, firecracker: None };
         let foreseen = || foresee(&options, &memory).unwrap().map(|vmm| vmm.tier());
         let device = Path::new(KVM).exists();
         let untried = if device { None } else { Some(Tier::QemuTcg) };
@@ -169,7 +208,7 @@ mod tests {
         assert_eq!(chosen.tier(), Tier::QemuTcg);
         assert_eq!(foreseen(), Some(Tier::QemuTcg));
 
-        let other_boot = Trials { boot_id: "another".to_owned(), boots: Trials::read(&memory).boots };
+        let other_boot = Trials { boot_id: "another".to_owned(), ..Trials::read(&memory) };
         std::fs::write(&memory, serde_json::to_vec(&other_boot).unwrap()).unwrap();
         assert_eq!(foreseen(), untried);
         std::fs::write(&memory, "{").unwrap();
@@ -202,8 +241,10 @@ mod tests {
             let foreseen = foresee(&options, &memory).map(|vmm| vmm.map(|vmm| vmm.tier()));
             assert_eq!(foreseen.map_err(drop), expected.map(Some), "{boots} {choice:?}");
         }
-        let missing = VmmOptions { choice: VmmChoice::Firecracker, firecracker: Some("/no/such".into()) };
-        let error = choose(&missing, Path::new("/"), Path::new("/")).await.unwrap_err();
-        assert!(error.to_string().contains("WRENN_FIRECRACKER"), "{error}");
+        for choice in [VmmChoice::Firecracker, VmmChoice::Auto] {
+            let missing = VmmOptions { choice, firecracker: Some("/no/such".into()) };
+            let error = choose(&missing, Path::new("/"), Path::new("/")).await.unwrap_err();
+            assert!(error.to_string().contains("WRENN_FIRECRACKER"), "{error}");
+        }
     }
 }

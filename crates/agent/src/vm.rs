@@ -2,10 +2,12 @@
 
 mod daemon;
 pub mod ending;
+mod launching;
 mod saving;
 
 pub use saving::Standstill;
 
+use self::launching::{Running, launch, reach, spec};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::laps::Laps;
@@ -18,7 +20,7 @@ use crate::told::{Purpose, init, metadata, moment, run_to_end};
 use crate::vm_dirs::Dirs;
 use futures_util::FutureExt;
 use guestlink::{Envd, Init, InitError};
-use keeper::{Keeper, KeeperSpec};
+use keeper::Keeper;
 use memory::{Base, Draft, Generation, Pin};
 use network::Slot;
 use std::path::Path;
@@ -28,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use vmm::{Confinement, Mac, Machine, MachineSpec, Memory, Nic, Start, User};
+use vmm::{Machine, MachineSpec, Start, Vmm};
 
 /// A VM of this host.
 pub struct Vm {
@@ -36,6 +38,7 @@ pub struct Vm {
     class: Class,
     slot: Slot,
     keeper: Keeper,
+    vmm: Arc<dyn Vmm>,
     machine: Box<dyn Machine>,
     gauges: Arc<Gauges>,
     base: Base,
@@ -64,6 +67,7 @@ impl Vm {
         if !generation.has_memory() {
             return Err(Failure::at("restoring")("the generation has no memory"));
         }
+        let _turn = host.turn().await?;
         let disk = generation.disk_path().ok_or_else(|| Failure::at("restoring")("the generation has no disk"))?;
         let state = generation.state_path();
         let pin = host.shelf.pin(generation.id()).ok_or_else(|| Failure::at("restoring")("the generation is gone"))?;
@@ -85,6 +89,7 @@ impl Vm {
 
     /// A VM that boots with a clone of this disk.
     pub async fn boot(host: &Arc<Host>, class: &Class, disk: &Path, id: Uuid) -> Result<Self, Failure> {
+        let _turn = host.turn().await?;
         let dirs = Dirs::of(host, id);
         dirs.create().map_err(Failure::at("making directories"))?;
         let bytes = u64::from(class.memory_mb) << 20;
@@ -124,7 +129,7 @@ impl Vm {
             Ok(()) => launch(host, class, &slot, &base, id, &how, &mut laps).await,
             Err(failure) => Err(failure),
         };
-        let (keeper, machine) = match launched {
+        let Running { keeper, vmm, machine } = match launched {
             Ok(launched) => launched,
             Err(failure) => {
                 host.network.release(slot);
@@ -140,6 +145,7 @@ impl Vm {
             gauges: Arc::new(Gauges::new(&keeper, &slot, root_disk)),
             slot,
             keeper,
+            vmm,
             machine,
             base,
             pin,
@@ -161,7 +167,7 @@ impl Vm {
         slot: Slot,
         base: Option<Uuid>,
     ) -> Result<Self, (Failure, Slot)> {
-        let (keeper, machine, base, pin) = match reach(host, record, id, base).await {
+        let (Running { keeper, vmm, machine }, base, pin) = match reach(host, record, id, base).await {
             Ok(reached) => reached,
             Err(failure) => return Err((failure, slot)),
         };
@@ -173,6 +179,7 @@ impl Vm {
             gauges: Arc::new(Gauges::new(&keeper, &slot, Dirs::of(host, id).disk())),
             slot,
             keeper,
+            vmm,
             machine,
             base,
             pin,
@@ -253,16 +260,17 @@ impl Vm {
         Ok(())
     }
 
-    /// Gives it the disk that the record promises; answers its new length if that is another. A disk never becomes shorter.
+    /// Gives it the disk that the record promises; answers its length if that is not what every guest begins with: a guest whose
+    /// daemon did not know what to do with that the last time may now. A disk never becomes shorter.
     async fn grow_disk(&self, host: &Host, record: &Record) -> Result<Option<u64>, Failure> {
         const STEP: &str = "growing the disk";
         let wanted = u64::from(record.disk_size_mb) << 20;
         let has = std::fs::metadata(Dirs::of(host, self.id).disk()).map_err(Failure::at(STEP))?.len();
-        if has >= wanted {
-            return Ok(None);
+        if has < wanted {
+            self.machine.grow_disk(&self.spec(host), wanted).await.map_err(Failure::at(STEP))?;
         }
-        self.machine.grow_disk(&self.spec(host), wanted).await.map_err(Failure::at(STEP))?;
-        Ok(Some(wanted))
+        let usual = image::DEFAULT_ROOT_DISK_MB << 20;
+        Ok(Some(has.max(wanted)).filter(|bytes| *bytes > usual))
     }
 
     /// What the record says it may reach is in force on return, for flows that exist as well.
@@ -372,85 +380,6 @@ impl Vm {
         let dirs = Dirs::of(host, self.id);
         let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
         host.network.release(self.slot);
-    }
-}
-
-/// What [`Vm::attach`] needs of the processes and files of a VM.
-async fn reach(
-    host: &Arc<Host>,
-    record: &Record,
-    id: Uuid,
-    base: Option<Uuid>,
-) -> Result<(Keeper, Box<dyn Machine>, Base, Option<Pin>), Failure> {
-    let dirs = Dirs::of(host, id);
-    let keeper = keeper::attach(&dirs.runtime).map_err(Failure::at("finding the keeper"))?;
-    let keeper = keeper.ok_or_else(|| Failure::at("finding the keeper")("it ended"))?;
-    let machine = connect(host, &keeper, &dirs.vmm(), limits::VMM_ANSWER).await?;
-    let (base, pin) = if let Some(id) = base {
-        (Base::Generation(host.open_generation(id).await?), host.shelf.pin(id))
-    } else {
-        let bytes = u64::from(record.class.memory_mb) << 20;
-        (Base::Zero { memory: dirs.files.join("memory"), bytes }, None)
-    };
-    Ok((keeper, machine, base, pin))
-}
-
-/// Reaches the VMM, for as long as it lives.
-async fn connect(host: &Host, keeper: &Keeper, runtime: &Path, limit: Duration) -> Result<Box<dyn Machine>, Failure> {
-    tokio::select! {
-        connected = host.vmm.connect(runtime, limit) => connected.map_err(Failure::at("reaching the VMM")),
-        exit = keeper.wait_exit() => Err(exit.map_or_else(Failure::at("reaching the VMM"), |exit| {
-            Failure::at("reaching the VMM")(ending::describe(&exit))
-        })),
-    }
-}
-
-async fn launch(
-    host: &Arc<Host>,
-    class: &Class,
-    slot: &Slot,
-    base: &Base,
-    id: Uuid,
-    how: &Start,
-    laps: &mut Laps,
-) -> Result<(Keeper, Box<dyn Machine>), Failure> {
-    let spec = spec(host, class, slot, base, id);
-    let command = host.vmm.command(&spec, how).map_err(Failure::at("describing the VM"))?;
-    let keeper_spec = KeeperSpec {
-        dir: Dirs::of(host, id).runtime,
-        command,
-        network_namespace: Some(slot.namespace_path()),
-        cgroup: Some(host.group(id, class)),
-        oom_score_adj: limits::VMM_OOM_SCORE,
-        pager: None,
-    };
-    let keeper = keeper::launch(&host.program, &keeper_spec).await.map_err(Failure::at("starting the keeper"))?;
-    laps.lap("keeper");
-    points::pass(host, "start.launched").await;
-    match connect(host, &keeper, &spec.runtime_dir, limits::VMM_START).await {
-        Ok(machine) => {
-            laps.lap("vmm");
-            Ok((keeper, machine))
-        }
-        Err(failure) => {
-            let _ = keeper.kill().await;
-            Err(failure)
-        }
-    }
-}
-
-fn spec(host: &Host, class: &Class, slot: &Slot, base: &Base, id: Uuid) -> MachineSpec {
-    let dirs = Dirs::of(host, id);
-    let number = limits::VMM_USERS + slot.number();
-    MachineSpec {
-        vcpus: class.vcpus,
-        memory_bytes: u64::from(class.memory_mb) << 20,
-        memory: Memory::File(base.memory_path()),
-        root_disk: dirs.disk(),
-        modules_disk: Some(host.artifacts.modules_disk.clone()),
-        network: Some(Nic { tap: network::TAP.to_owned(), mac: Mac(network::GUEST_MAC) }),
-        runtime_dir: dirs.vmm(),
-        confinement: Some(Confinement { user: User { uid: number, gid: number }, root: host.empty_dir() }),
     }
 }
 

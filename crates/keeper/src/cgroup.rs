@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 /// File of a group that lists and takes processes, in both versions.
@@ -88,14 +89,26 @@ fn remove(dir: &Path) -> io::Result<()> {
 }
 
 impl Cgroup {
-    /// Removes the group of a process that has ended, and tells whether the kernel killed it for want of memory.
+    /// Removes the group of a process that has ended, with whatever it has left in there, and tells whether the kernel killed it for want of memory.
     pub(crate) fn end(self) -> bool {
         let oom = oom_kills(&self.dirs) > 0;
         for dir in &self.dirs {
+            kill(dir);
             // What cannot be removed is found by the next sweep.
             let _ = fs::remove_dir(dir);
         }
         oom
+    }
+}
+
+/// A VMM starts no processes; one that has fallen to its guest may have.
+fn kill(dir: &Path) {
+    if fs::write(dir.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let left = fs::read_to_string(dir.join(PROCS)).unwrap_or_default();
+    for pid in left.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+        let _ = kill_process(pid, Signal::KILL);
     }
 }
 

@@ -185,6 +185,11 @@ impl Keeper {
         &self.dir
     }
 
+    /// What it was told.
+    pub fn spec(&self) -> io::Result<KeeperSpec> {
+        records::read(&self.dir, SPEC)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     /// Its processes.
     pub fn running(&self) -> Running {
         self.running

@@ -57,7 +57,13 @@ async fn a_keeper_brings_the_memory_or_ends_the_vmm_with_the_reason() -> Result 
         let memory = dir.path().join("memory");
         fs::write(&memory, &whole)?;
         let args = ["-c", STAND_IN, message].map(str::to_owned).into();
-        let command = vmm::Command { program: "python3".into(), args, cwd: dir.path().to_owned(), jail: None };
+        let command = vmm::Command {
+            tier: vmm::Tier::default(),
+            program: "python3".into(),
+            args,
+            cwd: dir.path().to_owned(),
+            jail: None,
+        };
         let pager = PagerSpec { memory: memory.clone(), working_set: None };
         let keeper = keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await?;
         File::options().write(true).open(&memory)?.set_len(bytes_left as u64)?;
@@ -73,8 +79,13 @@ async fn a_keeper_brings_the_memory_or_ends_the_vmm_with_the_reason() -> Result 
 #[tokio::test]
 async fn a_keeper_without_its_memory_file_does_not_start() -> Result {
     let dir = tempfile::tempdir()?;
-    let command =
-        vmm::Command { program: "/bin/true".into(), args: Vec::new(), cwd: dir.path().to_owned(), jail: None };
+    let command = vmm::Command {
+        tier: vmm::Tier::default(),
+        program: "/bin/true".into(),
+        args: Vec::new(),
+        cwd: dir.path().to_owned(),
+        jail: None,
+    };
     let pager = PagerSpec { memory: dir.path().join("missing"), working_set: None };
     let error =
         keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await.err().ok_or("it did")?;

@@ -235,7 +235,8 @@ impl Draft {
     }
 
     /// For a VMM that wrote what differs into [`Self::memory_path`] by itself; nothing may have been placed.
-    pub fn written_by_vmm(self) -> Result<Filled, SaveError> {
+    pub fn written_by_vmm(mut self) -> Result<Filled, SaveError> {
+        self.fragments += limits::WRITTEN_FRAGMENTS;
         if self.placed.is_empty() {
             Ok(Filled { draft: self, extents: Vec::new(), report: SaveReport::default() })
         } else {

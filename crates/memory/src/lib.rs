@@ -25,6 +25,7 @@ mod staging;
 pub use dirty::{PAGE_BYTES, Run};
 pub use draft::{Base, Draft, Filled, SaveError, SaveReport, Seal};
 pub use generation::{Generation, OpenError};
+pub use made::DiskDraft;
 pub use manifest::{Extent, FORMAT, Manifest, ManifestError, StateFile};
 pub use mapping::{Mapping, MappingError};
 pub use shelf::{Pin, Shelf};

@@ -32,6 +32,9 @@ pub const PLACED_PAGES: u64 = 4096;
 /// reflink takes longer.
 pub const FRAGMENTS: u64 = 8192;
 
+/// As many of them a save counts for that the VMM wrote itself: nobody looks where.
+pub const WRITTEN_FRAGMENTS: u64 = 512;
+
 /// Most bytes of prefetched memory that a page server puts in place between two looks for faults: what a fault may have to
 /// wait for, some 0.1 ms.
 pub const SLICE_BYTES: u64 = 256 << 10;

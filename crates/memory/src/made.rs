@@ -7,28 +7,42 @@ use crate::generation::{DISK, Generation, MEMORY, STATE};
 use crate::manifest::{FORMAT, Manifest};
 use crate::staging::Staging;
 
-impl Generation {
-    /// A generation in `parent_dir` of a disk alone: whoever begins as it boots. Nobody writes to `disk` meanwhile.
-    pub fn of_disk(parent_dir: &Path, disk: &Path, seal: Seal) -> Result<Self, SaveError> {
+/// A generation to be of a disk alone: whoever begins as it boots. Dropped, it is gone.
+#[derive(Debug)]
+pub struct DiskDraft {
+    staging: Staging,
+    bytes: u64,
+}
+
+impl DiskDraft {
+    /// A clone of `disk` in `parent_dir`. Nobody writes to it meanwhile.
+    pub fn begin(parent_dir: &Path, disk: &Path) -> Result<Self, SaveError> {
         let staging = Staging::begin(parent_dir)?;
         disk::clone_file(disk, &staging.path(DISK))?;
         let bytes = disk.metadata().map_err(SaveError::write(disk))?.len();
+        Ok(Self { staging, bytes })
+    }
+
+    /// Makes it durable and visible.
+    pub fn commit(self, seal: Seal) -> Result<Generation, SaveError> {
         let manifest = Manifest {
             format: FORMAT,
-            id: staging.id,
+            id: self.staging.id,
             parent: None,
             created_unix_ms: now_unix_ms(),
             memory_bytes: 0,
             compatibility: seal.compatibility,
             labels: seal.labels,
             state: None,
-            disk_bytes: Some(bytes),
+            disk_bytes: Some(self.bytes),
             fragments: 0,
             extents: Vec::new(),
         };
-        staging.commit(manifest)
+        self.staging.commit(manifest)
     }
+}
 
+impl Generation {
     /// The same contents in a generation of its own in `parent_dir`: each is removed without the other.
     pub fn duplicate(&self, parent_dir: &Path, seal: Seal) -> Result<Self, SaveError> {
         let staging = Staging::begin(parent_dir)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use memory::{Base, Draft, Generation, OpenError, SaveError, Seal, Shelf};
+use memory::{Base, DiskDraft, Draft, Generation, OpenError, SaveError, Seal, Shelf};
 
 const BYTES: u64 = 8 << 20;
 
@@ -245,7 +245,7 @@ fn a_duplicate_is_a_generation_of_its_own_and_a_disk_alone_is_one_too() -> Resul
 
     let disk = dir.path().join("disk");
     fs::write(&disk, b"a file system")?;
-    let third = Generation::of_disk(shelf.dir(), &disk, Seal::default())?;
+    let third = DiskDraft::begin(shelf.dir(), &disk)?.commit(Seal::default())?;
     let fourth = Generation::open(third.dir())?.duplicate(shelf.dir(), Seal::default())?;
     fs::write(&disk, b"changed")?;
     for generation in [third, fourth] {

@@ -17,7 +17,7 @@ pub const MEMORY_MB_STEP: u32 = 2;
 /// Size of the root disk.
 pub const DISK_MB_DEFAULT: u32 = 5_120;
 /// Largest root disk in MiB.
-pub const DISK_MB_MAX: u32 = 1_048_576;
+pub const DISK_MB_MAX: u32 = 102_400;
 /// Longest inactivity time and longest E2B timeout: 30 days.
 pub const LIFETIME_S_MAX: u32 = 30 * 24 * 3600;
 /// Positive inactivity times below this are raised to it, as Wrenn SDK 0.3.0 documents.

@@ -15,12 +15,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-/// Capsules that start at a time.
-const STARTS: usize = 2;
 /// VMs of one class that wait.
 const READY: usize = 1;
 
@@ -32,7 +30,6 @@ pub struct Host {
     tasks: TaskTracker,
     classes: Mutex<BTreeMap<u128, Uuid>>,
     ready: Mutex<Vec<(u128, Vm)>>,
-    starts: Semaphore,
     /// A VMM ended.
     pub(crate) deaths: Notify,
     /// This agent has crashed.
@@ -93,7 +90,6 @@ impl Host {
             tasks: TaskTracker::new(),
             classes: Mutex::default(),
             ready: Mutex::default(),
-            starts: Semaphore::new(STARTS),
             deaths: Notify::new(),
             crashed: Notify::new(),
         })
@@ -439,10 +435,6 @@ impl Environment for Host {
                 vm.end(&host).await;
             }
         });
-    }
-
-    async fn turn(&self) -> impl Send {
-        self.starts.acquire().await
     }
 
     fn admit(&self) -> Result<impl Send, Failure> {

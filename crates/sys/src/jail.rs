@@ -11,7 +11,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
 };
-use rustix::process::{chdir, pivot_root};
+use rustix::process::{chdir, pivot_root, umask};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Something that exists in a jail, at the path it has outside. Permissions are those it has outside.
@@ -39,6 +39,8 @@ pub fn make(root: &Path, visible: &[Visible<'_>]) -> io::Result<OwnedFd> {
 fn build(root: &Path, visible: &[Visible<'_>]) -> io::Result<OwnedFd> {
     // SAFETY: the thread's descriptors stay shared with the process; its view of the file system is nobody else's.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
+    // Whatever the process's is: who is jailed has to get through the directories made here.
+    umask(Mode::WGRP | Mode::WOTH);
     let namespace = File::open("/proc/thread-self/ns/mnt")?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let bare = MountFlags::NOSUID | MountFlags::NOEXEC;

@@ -5,10 +5,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// How strongly, and with what, guests are kept apart; weakest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tier {
-    /// QEMU without hardware virtualisation.
+    /// QEMU without hardware virtualisation; what a VM runs on of which that was not written down.
+    #[default]
     QemuTcg,
     /// QEMU with KVM.
     QemuKvm,

@@ -21,8 +21,8 @@ pub trait Vmm: Debug + Send + Sync {
     fn title(&self) -> String;
 
     /// Whether `kernel`, an ELF, gets through its start here. Takes up to [`crate::limits::PROBE_BOOT`]; remember the answer per host
-    /// boot and version. An emulator depends on nothing of the host's, and is not tried.
-    async fn boots(&self, kernel: &Path) -> bool;
+    /// boot and version. An emulator depends on nothing of the host's, and is not tried. An error is no answer.
+    async fn boots(&self, kernel: &Path) -> io::Result<bool>;
 
     /// What a state saved by it with guest kernel `kernel` (its version or digest) can be loaded by.
     fn compatibility(&self, kernel: &str) -> Compatibility;

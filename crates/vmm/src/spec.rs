@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits;
+use crate::{Tier, limits};
 
 /// One machine. Everything a saved state depends on must be the same when it is loaded again: sizes, and which of the
 /// optional devices exist.
@@ -126,6 +126,9 @@ pub struct BootSource {
 /// A VMM process to be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
+    /// What it runs machines on.
+    #[serde(default)]
+    pub tier: Tier,
     /// Program, looked up in `PATH` when it has no slash.
     pub program: PathBuf,
     /// Its arguments.

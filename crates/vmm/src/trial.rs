@@ -33,18 +33,18 @@ impl Drop for Ended {
 
 /// Whether a VMM that starts a kernel with [`CMDLINE`], its console on standard output, brings it through its start within
 /// [`limits::PROBE_BOOT`]. `told` is what it reads.
-pub(crate) async fn boots(vmm: Spawn, told: &[u8]) -> bool {
+pub(crate) async fn boots(vmm: Spawn, told: &[u8]) -> io::Result<bool> {
     if !Path::new(KVM).exists() {
-        return false;
+        return Ok(false);
     }
-    let booted = tokio::time::timeout(limits::PROBE_BOOT, watch(vmm, told)).await;
-    match &booted {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => tracing::info!("the guest kernel did not boot with KVM"),
-        Ok(Err(error)) => tracing::info!(%error, "KVM cannot be tried"),
-        Err(_) => tracing::info!(limit = ?limits::PROBE_BOOT, "the guest kernel hangs with KVM"),
+    let Ok(booted) = tokio::time::timeout(limits::PROBE_BOOT, watch(vmm, told)).await else {
+        tracing::info!(limit = ?limits::PROBE_BOOT, "the guest kernel hangs with KVM");
+        return Ok(false);
+    };
+    if matches!(booted, Ok(false)) {
+        tracing::info!("the guest kernel did not boot with KVM");
     }
-    matches!(booted, Ok(Ok(true)))
+    booted
 }
 
 async fn watch(vmm: Spawn, told: &[u8]) -> io::Result<bool> {

@@ -35,7 +35,7 @@ async fn a_device_node_does_not_prove_that_anything_boots() -> Result<(), Box<dy
     let dir = tempfile::tempdir()?;
     let kernel = dir.path().join("vmlinux");
     std::fs::write(&kernel, vec![0; 1 << 20])?;
-    assert!(!Qemu::find(None, Accelerator::Kvm)?.boots(&kernel).await);
-    assert!(Qemu::find(None, Accelerator::Tcg)?.boots(&kernel).await, "an emulator is not tried");
+    assert!(!Qemu::find(None, Accelerator::Kvm)?.boots(&kernel).await?);
+    assert!(Qemu::find(None, Accelerator::Tcg)?.boots(&kernel).await?, "an emulator is not tried");
     Ok(())
 }

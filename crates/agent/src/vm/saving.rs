@@ -8,7 +8,7 @@ use crate::points;
 use crate::record::Record;
 use crate::told::{Purpose, init, now, run_to_end};
 use crate::vm_dirs::Dirs;
-use memory::{Base, Draft, Filled, Generation, SaveError, Seal};
+use memory::{Base, DiskDraft, Draft, Filled, Generation, SaveError, Seal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +94,8 @@ impl Vm {
         points::pass(host, "pause.quiesced").await;
         self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
         points::pass(host, "pause.stopped").await;
-        self.commit_disk(host, labels).await
+        let draft = self.clone_disk(host).await?;
+        self.commit_disk(host, draft, labels).await
     }
 
     /// As [`Self::snapshot`], of the disk alone. The guest need not stand still: its clones boot, and find a disk as after
@@ -107,9 +108,9 @@ impl Vm {
         self.flush_guest().await?;
         points::pass(host, "snapshot.begun").await;
         let began = Instant::now();
-        let generation = self.while_stopped(host, self.commit_disk(host, labels)).await?;
+        let draft = self.while_stopped(host, self.clone_disk(host)).await?;
         let whole = began.elapsed();
-        Ok((generation, Standstill { whole, taking: whole }))
+        Ok((self.commit_disk(host, draft, labels).await?, Standstill { whole, taking: whole }))
     }
 
     /// What the guest wrote before this is on its disk afterwards.
@@ -121,10 +122,19 @@ impl Vm {
         }
     }
 
-    async fn commit_disk(&self, host: &Host, labels: BTreeMap<String, String>) -> Result<Generation, Failure> {
+    async fn clone_disk(&self, host: &Host) -> Result<DiskDraft, Failure> {
         let (dir, disk) = (host.shelf.dir().to_owned(), Dirs::of(host, self.id).disk());
-        let seal = Seal { compatibility: host.compatibility(), labels };
-        blocking("writing the generation", move || Generation::of_disk(&dir, &disk, seal)).await
+        blocking("cloning the disk", move || DiskDraft::begin(&dir, &disk)).await
+    }
+
+    async fn commit_disk(
+        &self,
+        host: &Host,
+        draft: DiskDraft,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Generation, Failure> {
+        let seal = Seal { compatibility: self.compatibility(host), labels };
+        blocking("writing the generation", move || draft.commit(seal)).await
     }
 
     /// Takes the VM's state while it is stopped, and lets it run on.
@@ -159,15 +169,18 @@ impl Vm {
     async fn fill(&self, host: &Host, draft: Draft) -> Result<(Filled, Duration), Failure> {
         let disk = Dirs::of(host, self.id).disk();
         let (state, memory, clone) = (draft.state_path(), draft.memory_path(), draft.disk_path());
-        let (spec, began) = (self.spec(host), Instant::now());
-        let (saved, cloned) = tokio::join!(
-            timeout(limits::VM_SAVE, self.machine.save(&spec, &state, &memory)),
-            blocking("cloning the disk", move || disk::clone_file(&disk, &clone))
-        );
-        cloned?;
-        let saved = saved.map_err(Failure::at("saving the device state"))?;
-        saved.map_err(Failure::at("saving the device state"))?;
-        let (dirty, pid) = (host.vmm.dirty(), self.keeper.vmm_pid());
+        let (spec, began, dirty) = (self.spec(host), Instant::now(), self.vmm.dirty());
+        let save = async {
+            let saved = timeout(limits::VM_SAVE, self.machine.save(&spec, &state, &memory)).await;
+            saved.map_err(Failure::at("saving the device state"))?.map_err(Failure::at("saving the device state"))
+        };
+        let clone = blocking("cloning the disk", move || disk::clone_file(&disk, &clone));
+        match dirty {
+            Dirty::InProcess => tokio::try_join!(save, clone)?,
+            // Firecracker finishes what the guest asked of its disk only now (`Block::prepare_save`, v1.16).
+            Dirty::Written => (save.await?, clone.await?),
+        };
+        let pid = self.keeper.vmm_pid();
         let filled = blocking("copying memory", move || match dirty {
             Dirty::InProcess => draft.copy_dirty(pid),
             Dirty::Written => draft.written_by_vmm(),
@@ -181,10 +194,18 @@ impl Vm {
         filled: Filled,
         labels: BTreeMap<String, String>,
     ) -> Result<Generation, Failure> {
-        let seal = Seal { compatibility: host.compatibility(), labels };
+        let seal = Seal { compatibility: self.compatibility(host), labels };
         let (generation, report) = blocking("writing the generation", move || filled.commit(seal)).await?;
         tracing::info!(vm = %self.id, generation = %generation.id(), ?report, "saved");
         Ok(generation)
+    }
+
+    /// What its memory can be loaded by: it goes on as it was begun, whatever the host begins others with by now.
+    fn compatibility(&self, host: &Host) -> String {
+        match &self.base {
+            Base::Generation(generation) => generation.manifest().compatibility.clone(),
+            Base::Zero { .. } => self.vmm.compatibility(&host.artifacts.kernel_key).to_string(),
+        }
     }
 
     /// Begins the next generation soon: a clone of much-written memory takes as long as a small pause. Not where a clone
@@ -194,7 +215,7 @@ impl Vm {
             return;
         }
         let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
-        let (dirty, pid) = (host.vmm.dirty(), self.keeper.vmm_pid());
+        let (dirty, pid) = (self.vmm.dirty(), self.keeper.vmm_pid());
         let begin = move || {
             let mut draft = Draft::begin(&dir, &base)?;
             // Pages that the VMM writes need no place.

@@ -12,6 +12,7 @@ mod machine;
 mod requests;
 pub mod uffd;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,7 +32,9 @@ use crate::{
 const LAYOUT: u32 = 1;
 
 /// Devices it may want (`docs/jailer.md`, v1.16).
-const DEVICES: [&str; 4] = ["/dev/kvm", "/dev/net/tun", "/dev/urandom", "/dev/userfaultfd"];
+const DEVICES: [&str; 3] = ["/dev/kvm", "/dev/net/tun", "/dev/urandom"];
+/// The one it needs where its memory is brought to it.
+const USERFAULTFD: &str = "/dev/userfaultfd";
 
 /// A Firecracker on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +57,8 @@ impl Firecracker {
             (Start::Load, Memory::File(path) | Memory::Pager(path)) => vec![path.clone()],
         };
         let read = [&self.program].into_iter().chain(&self.libraries).chain(&spec.modules_disk).cloned().chain(memory);
-        let devices = DEVICES.map(PathBuf::from).into_iter().filter(|device| device.exists());
+        let pager = matches!(spec.memory, Memory::Pager(_)).then_some(USERFAULTFD);
+        let devices = DEVICES.into_iter().chain(pager).map(PathBuf::from).filter(|device| device.exists());
         Jail {
             user: confinement.user,
             root: confinement.root.clone(),
@@ -75,7 +79,7 @@ impl Vmm for Firecracker {
         format!("firecracker {}", self.version)
     }
 
-    async fn boots(&self, kernel: &Path) -> bool {
+    async fn boots(&self, kernel: &Path) -> io::Result<bool> {
         let machine = serde_json::json!({
             "boot-source": { "kernel_image_path": kernel, "boot_args": format!("{} {}", trial::CMDLINE, self.cmdline()) },
             "drives": [],
@@ -111,6 +115,7 @@ impl Vmm for Firecracker {
             source.check()?;
         }
         Ok(Command {
+            tier: self.tier(),
             program: self.program.clone(),
             args: ["--api-sock", api::SOCKET, "--level", "Warn"].map(str::to_owned).into(),
             cwd: spec.runtime_dir.clone(),

@@ -12,6 +12,7 @@ mod find;
 mod machine;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,9 +93,9 @@ impl Vmm for Qemu {
         format!("qemu {}.{}", self.version.0, self.version.1)
     }
 
-    async fn boots(&self, kernel: &Path) -> bool {
+    async fn boots(&self, kernel: &Path) -> io::Result<bool> {
         match self.accelerator {
-            Accelerator::Tcg => true,
+            Accelerator::Tcg => Ok(true),
             Accelerator::Kvm => trial::boots(self.trial(kernel), &[]).await,
         }
     }
@@ -124,7 +125,13 @@ impl Vmm for Qemu {
 
     fn command(&self, spec: &MachineSpec, start: &Start) -> Result<Command, SpecError> {
         let args = arguments::arguments(self, spec, start)?;
-        Ok(Command { program: self.program.clone(), args, cwd: spec.runtime_dir.clone(), jail: None })
+        Ok(Command {
+            tier: self.tier(),
+            program: self.program.clone(),
+            args,
+            cwd: spec.runtime_dir.clone(),
+            jail: None,
+        })
     }
 
     async fn connect(&self, runtime_dir: &Path, limit: Duration) -> Result<Box<dyn Machine>, MachineError> {

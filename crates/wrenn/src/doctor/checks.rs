@@ -33,8 +33,13 @@ pub const CHECKS: &[Check] = &[
         name: "firecracker",
         about: "version; it is optional",
         warns: "older than 1.16.1: it is not used",
-        fails: "",
-        examine: |plan| Box::pin(async { machine::firecracker(&host::vmm(plan).await.firecracker) }),
+        fails: "missing or older, and asked for by WRENN_VMM or WRENN_FIRECRACKER",
+        examine: |plan| {
+            Box::pin(async {
+                let demanded = plan.vmm.choice == agent::VmmChoice::Firecracker || plan.vmm.firecracker.is_some();
+                machine::firecracker(&host::vmm(plan).await.firecracker, demanded)
+            })
+        },
     },
     Check {
         name: "qemu",

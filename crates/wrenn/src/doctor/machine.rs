@@ -91,9 +91,13 @@ pub fn kernel(kernel: &Kernel) -> Finding {
 }
 
 /// The VMM of the strongest tier.
-pub fn firecracker(found: &Result<String, NoFirecracker>) -> Finding {
+pub fn firecracker(found: &Result<String, NoFirecracker>, demanded: bool) -> Finding {
     match found {
         Ok(version) => Finding::ok(version),
+        Err(error) if demanded => Finding::fail(
+            error.to_string(),
+            "install a release of it as `firecracker` in PATH, or leave WRENN_VMM and WRENN_FIRECRACKER out",
+        ),
         Err(NoFirecracker::Missing) => Finding::ok("none; QEMU is used"),
         Err(NoFirecracker::Unusable(error)) => Finding::warn(error, "install a newer release of it, or none"),
     }
