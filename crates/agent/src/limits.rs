@@ -68,8 +68,10 @@ pub const REHEARSALS: usize = 2;
 pub const LIFETIME_RETRY: Duration = Duration::from_secs(30);
 /// Loading a device state: hundreds of kilobytes.
 pub const VM_LOAD: Duration = Duration::from_mins(2);
-/// Saving a device state; a VMM that saves its memory itself needs time for that.
+/// Saving a device state: milliseconds.
 pub const VM_SAVE: Duration = Duration::from_mins(10);
+/// A VMM that saves its memory itself has so much longer for each MiB of it: no disk is that slow.
+pub const VM_SAVE_MIB: Duration = Duration::from_millis(200);
 /// Until a VM that stopped because the disk was full is let run again.
 pub const ROOM_RETRY: Duration = Duration::from_secs(2);
 /// From a start until the next generation is begun: what is asked of the capsule first goes first.

@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use uuid::Uuid;
 pub use vmm::Tier;
 use vmm::firecracker::FindError;
 use vmm::{ProgramError, Vmm};
@@ -73,32 +72,43 @@ pub fn kernel_to_try(dir: &Path, options: &VmmOptions, source: &image::Source) -
     kernel.ok().flatten().map(|kernel| kernel.elf)
 }
 
-/// Paused capsules whose memory this host cannot load: saved by another kind of VMM, processor or guest kernel, or damaged.
+/// Paused capsules that cannot be resumed as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unloadable {
+    /// Saved by another kind of VMM, processor or guest kernel.
+    pub foreign: BTreeSet<CapsuleId>,
+    /// What was saved is not whole.
+    pub damaged: BTreeSet<CapsuleId>,
+}
+
+/// Paused capsules whose memory this host cannot load.
 /// None are known of before the kernel has been made, while it is open which VMM it will be, or while the pool is not mounted. Blocks.
-pub fn unloadable(dir: &Path, options: &VmmOptions, source: &image::Source) -> BTreeSet<CapsuleId> {
+pub fn unloadable(dir: &Path, options: &VmmOptions, source: &image::Source) -> Unloadable {
     let layout = Layout(dir);
-    let Ok(Some(kernel)) = image::find_kernel(&artifacts(&layout), source) else { return BTreeSet::new() };
-    let Ok(Some(vmm)) = tier::foresee(options, &layout.tier()) else { return BTreeSet::new() };
+    let Ok(Some(kernel)) = image::find_kernel(&artifacts(&layout), source) else { return Unloadable::default() };
+    let Ok(Some(vmm)) = tier::foresee(options, &layout.tier()) else { return Unloadable::default() };
     let here = vmm.compatibility(&kernel.key).to_string();
     unloadable_in(&layout.pool(), &here).unwrap_or_default()
 }
 
-fn unloadable_in(pool: &Path, here: &str) -> io::Result<BTreeSet<CapsuleId>> {
+fn unloadable_in(pool: &Path, here: &str) -> io::Result<Unloadable> {
     let [capsules, generations] = ["capsules", "generations"].map(|name| pool.join(name));
+    let mut unloadable = Unloadable::default();
     if !capsules.is_dir() || !generations.is_dir() {
-        return Ok(BTreeSet::new());
+        return Ok(unloadable);
     }
-    // Not through a `Shelf`: opening one removes the drafts of an agent that runs.
-    let loads = |generation: Uuid| {
-        let opened = Generation::open(&generations.join(generation.to_string()));
-        opened.is_ok_and(|generation| !generation.has_memory() || generation.manifest().compatibility == here)
-    };
-    let records = Records::open(capsules)?.list()?.records.into_iter();
-    let unloadable = records.filter_map(|record| match record.place {
-        Place::Paused { generation } if !loads(generation) => Some(record.id),
-        _ => None,
-    });
-    Ok(unloadable.collect())
+    for record in Records::open(capsules)?.list()?.records {
+        let Place::Paused { generation } = record.place else { continue };
+        // Not through a `Shelf`: opening one removes the drafts of an agent that runs.
+        match Generation::open(&generations.join(generation.to_string())) {
+            Err(_) => drop(unloadable.damaged.insert(record.id)),
+            Ok(saved) if saved.has_memory() && saved.manifest().compatibility != here => {
+                unloadable.foreign.insert(record.id);
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(unloadable)
 }
 
 fn artifacts(layout: &Layout<'_>) -> PathBuf {
@@ -190,6 +200,7 @@ mod tests {
     use model::Lifetime;
     use sha2::{Digest as _, Sha256};
     use std::collections::BTreeMap;
+    use uuid::Uuid;
 
     fn record(id: CapsuleId, place: Place) -> Record {
         Record {
@@ -233,7 +244,7 @@ mod tests {
     #[test]
     fn capsules_saved_by_another_class_are_found() {
         let pool = tempfile::tempdir().unwrap();
-        assert_eq!(unloadable_in(pool.path(), "here").unwrap(), BTreeSet::new());
+        assert_eq!(unloadable_in(pool.path(), "here").unwrap(), Unloadable::default());
         let (generations, draft) = (pool.path().join("generations"), pool.path().join("generations/.draft-x"));
         std::fs::create_dir_all(&draft).unwrap();
         let records = Records::open(pool.path().join("capsules")).unwrap();
@@ -245,7 +256,8 @@ mod tests {
         records.save(&record(damaged, Place::Paused { generation: Uuid::nil() })).unwrap();
         let place = Place::Running { vm: Uuid::nil(), slot: 1, base: None, resumed: false, booted: false };
         records.save(&record(running, place)).unwrap();
-        assert_eq!(unloadable_in(pool.path(), "here").unwrap(), BTreeSet::from([theirs, damaged]));
+        let expected = Unloadable { foreign: BTreeSet::from([theirs]), damaged: BTreeSet::from([damaged]) };
+        assert_eq!(unloadable_in(pool.path(), "here").unwrap(), expected);
         assert!(draft.exists(), "it belongs to an agent that may run");
     }
 }

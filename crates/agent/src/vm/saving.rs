@@ -170,8 +170,9 @@ impl Vm {
         let disk = Dirs::of(host, self.id).disk();
         let (state, memory, clone) = (draft.state_path(), draft.memory_path(), draft.disk_path());
         let (spec, began, dirty) = (self.spec(host), Instant::now(), self.vmm.dirty());
+        let limit = limits::VM_SAVE + limits::VM_SAVE_MIB * self.class.memory_mb;
         let save = async {
-            let saved = timeout(limits::VM_SAVE, self.machine.save(&spec, &state, &memory)).await;
+            let saved = timeout(limit, self.machine.save(&spec, &state, &memory)).await;
             saved.map_err(Failure::at("saving the device state"))?.map_err(Failure::at("saving the device state"))
         };
         let clone = blocking("cloning the disk", move || disk::clone_file(&disk, &clone));

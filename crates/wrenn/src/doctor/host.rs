@@ -5,7 +5,7 @@ use agent::survey::{self, Obstacle, Uplink};
 use std::io;
 use std::path::PathBuf;
 
-pub use agent::survey::{MAX_FLOWS, Machines, NoFirecracker, Tier};
+pub use agent::survey::{MAX_FLOWS, Machines, NoFirecracker, Tier, Unloadable};
 
 /// The guests' kernel, if something is to be learnt by booting it.
 pub fn kernel_to_try(plan: &Plan) -> Option<PathBuf> {
@@ -19,9 +19,8 @@ pub async fn vmm(plan: &Plan) -> Machines {
 }
 
 /// Paused capsules whose memory cannot be loaded here.
-pub fn unloadable(plan: &Plan) -> Vec<String> {
-    let found = survey::unloadable(&plan.dir, &plan.vmm, &image::Source::from_env());
-    found.into_iter().map(|id| id.to_string()).collect()
+pub fn unloadable(plan: &Plan) -> Unloadable {
+    survey::unloadable(&plan.dir, &plan.vmm, &image::Source::from_env())
 }
 
 /// Chains of other firewalls in the way: name and the command that opens it.

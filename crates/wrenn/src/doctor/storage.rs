@@ -2,8 +2,10 @@
 
 use super::check::Finding;
 use super::fix::Fix;
+use super::host::Unloadable;
 use super::programs;
 use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -186,12 +188,22 @@ pub fn space(facts: &io::Result<Space>) -> Finding {
 }
 
 /// Paused capsules whose memory cannot be loaded.
-pub fn saved(unloadable: &[String]) -> Finding {
-    match unloadable {
-        [] => Finding::ok("every paused capsule known here can be resumed"),
-        ids => Finding::warn(
-            format!("of another VMM, processor or guest kernel, or damaged: {}", ids.join(", ")),
+pub fn saved(unloadable: &Unloadable) -> Finding {
+    let Unloadable { foreign, damaged } = unloadable;
+    let ids = |ids: &BTreeSet<_>| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match (foreign.is_empty(), damaged.is_empty()) {
+        (true, true) => Finding::ok("every paused capsule known here can be resumed"),
+        (false, true) => Finding::warn(
+            format!("of another VMM, processor or guest kernel: {}", ids(foreign)),
             "`wrenn capsule resume --discard-memory ID` boots from its disk",
+        ),
+        (true, false) => Finding::warn(
+            format!("damaged: {}", ids(damaged)),
+            "put `pool/generations` back from a backup, or `wrenn capsule rm ID`",
+        ),
+        (false, false) => Finding::warn(
+            format!("of another VMM, processor or guest kernel: {}; damaged: {}", ids(foreign), ids(damaged)),
+            "`wrenn capsule resume --discard-memory ID` boots the former from their disks; the latter need a backup of `pool/generations`",
         ),
     }
 }
@@ -292,9 +304,21 @@ mod tests {
 
     #[test]
     fn capsules_that_cannot_be_resumed_are_listed() {
-        assert_eq!(saved(&[]).verdict, Fine);
-        let finding = saved(&["cl-1".to_owned(), "cl-2".to_owned()]);
-        assert_eq!(finding.verdict, Warn);
-        assert!(finding.found.ends_with("cl-1, cl-2"));
+        let [a, b] = std::array::from_fn(|_| model::CapsuleId::random());
+        for (foreign, damaged, verdict, remedy) in [
+            (vec![], vec![], Fine, None),
+            (vec![a], vec![], Warn, Some("--discard-memory ID")),
+            (vec![], vec![b], Warn, Some("from a backup")),
+            (vec![a], vec![b], Warn, Some("need a backup")),
+        ] {
+            let ids: Vec<_> = foreign.iter().chain(&damaged).map(ToString::to_string).collect();
+            let unloadable =
+                Unloadable { foreign: foreign.into_iter().collect(), damaged: damaged.into_iter().collect() };
+            let finding = saved(&unloadable);
+            assert_eq!(finding.verdict, verdict);
+            assert!(ids.iter().all(|id| finding.found.contains(id)), "{}", finding.found);
+            let given = finding.remedy.unwrap_or_default();
+            assert!(remedy.is_none_or(|remedy| given.contains(remedy)), "{given}");
+        }
     }
 }
