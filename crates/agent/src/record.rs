@@ -270,11 +270,10 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(place: Place) -> Record {
-        Record {
+impl Record {
+    /// One as a test needs it.
+    pub fn sample(place: Place) -> Self {
+        Self {
             id: CapsuleId::random(),
             class: Class { template: Uuid::nil(), vcpus: 1, memory_mb: 512 },
             snapshot: None,
@@ -288,10 +287,15 @@ mod tests {
             place,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn records_of_before_there_were_lists_are_read() {
-        let mut now = record(Place::Lost);
+        let mut now = Record::sample(Place::Lost);
         now.egress.allow_internet = false;
         let text = serde_json::to_value(&now).unwrap();
         assert_eq!((&text["allow_internet"], text.get("allow_out")), (&serde_json::json!(false), None), "as before");
@@ -304,14 +308,14 @@ mod tests {
     fn records_survive_and_damaged_ones_are_left_alone() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
         let records = Records::open(dir.path().join("capsules"))?;
-        let running = record(Place::Running {
+        let running = Record::sample(Place::Running {
             vm: Uuid::from_u128(7),
             slot: 3,
             base: Some(Uuid::nil()),
             resumed: true,
             booted: false,
         });
-        let mut paused = record(Place::Paused { generation: Uuid::from_u128(8) });
+        let mut paused = Record::sample(Place::Paused { generation: Uuid::from_u128(8) });
         records.save(&running)?;
         records.save(&paused)?;
         paused.reason = Some(EndReason::Ttl);

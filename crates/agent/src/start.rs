@@ -12,8 +12,8 @@ use crate::record::{Class, Records};
 use crate::registry::Registry;
 use crate::rpc::Service;
 use crate::snapshots::{self, Snapshots};
-use crate::space;
-use crate::{adopt, limits, tier};
+use crate::tier::{NoVmm, Vmms};
+use crate::{adopt, limits, space};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::routing::any;
@@ -55,7 +55,7 @@ pub enum StartError {
     Image(#[from] image::Error),
     /// No VMM.
     #[error("no virtual machine monitor: {0}")]
-    Vmm(#[from] tier::NoVmm),
+    Vmm(#[from] NoVmm),
     /// No network for guests.
     #[error(transparent)]
     Network(#[from] network::OpenError),
@@ -74,6 +74,7 @@ pub struct Prepared {
     pool: disk::Pool,
     artifacts: Artifacts,
     vmm: Arc<dyn Vmm>,
+    vmms: Vec<Arc<dyn Vmm>>,
 }
 
 /// Opens the pool, makes what guests boot from and finds the VMM. Slow the first time; `progress` tells.
@@ -97,8 +98,9 @@ pub async fn prepare<P: Progress + Send + 'static>(mut options: Options, progres
     };
     let prepared = tokio::task::spawn_blocking(work).await;
     let (pool, artifacts) = prepared.map_err(|error| directory(&options.dir)(io::Error::other(error)))??;
-    let vmm = tier::choose(&options.vmm, &artifacts.kernel_elf, &Layout(&options.dir).tier()).await?;
-    Ok(Prepared { options, pool, artifacts, vmm })
+    let vmms = Vmms::find(&options.vmm);
+    let vmm = vmms.choose(&artifacts.kernel_elf, &Layout(&options.dir).tier()).await?;
+    Ok(Prepared { options, pool, artifacts, vmm, vmms: vmms.all() })
 }
 
 impl Prepared {
@@ -214,7 +216,7 @@ fn starts_at_a_time() -> usize {
 }
 
 async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, StartError> {
-    let Prepared { options, pool, artifacts, vmm } = prepared;
+    let Prepared { options, pool, artifacts, vmm, vmms } = prepared;
     let layout = Layout(&options.dir);
     let instance = layout.instance().map_err(directory(&options.dir))?;
     let runtime = runtime_dir(&instance);
@@ -259,7 +261,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         records,
         events,
         vmm,
-        vmms: tier::Vmms::find(&options.vmm).all(),
+        vmms,
         classes: Classes::default(),
         snapshots,
         snapshot_files,

@@ -3,7 +3,7 @@
 
 use crate::options::{Layout, VmmOptions};
 use crate::record::{Place, Records};
-use crate::tier::{self, Vmms};
+use crate::tier::Vmms;
 use memory::Generation;
 use model::CapsuleId;
 use network::{InstanceId, Resolvers, find_uplinks};
@@ -37,8 +37,8 @@ pub enum NoFirecracker {
     Unusable(String),
 }
 
-impl From<FindError> for NoFirecracker {
-    fn from(error: FindError) -> Self {
+impl From<&FindError> for NoFirecracker {
+    fn from(error: &FindError) -> Self {
         match error {
             FindError::Program(ProgramError::Run { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Self::Missing
@@ -51,14 +51,14 @@ impl From<FindError> for NoFirecracker {
 /// The VMMs. With `try_with`, they are tried with that kernel and the answer remembered; it may take ten seconds for each.
 pub async fn vmm(dir: &Path, options: &VmmOptions, try_with: Option<&Path>) -> Machines {
     let memory = Layout(dir).tier();
+    let vmms = Vmms::find(options);
     let chosen = match try_with {
-        Some(kernel) => tier::choose(options, kernel, &memory).await.map(Some),
-        None => tier::foresee(options, &memory),
+        Some(kernel) => vmms.choose(kernel, &memory).await.map(Some),
+        None => vmms.foresee(&memory),
     };
-    let Vmms { firecracker, qemu } = Vmms::find(options);
     Machines {
-        firecracker: firecracker.map(|found| found.title()).map_err(NoFirecracker::from),
-        qemu: qemu.map(|found| found.title()).map_err(|error| error.to_string()),
+        firecracker: vmms.firecracker.map(|found| found.title()).map_err(|error| NoFirecracker::from(&*error)),
+        qemu: vmms.qemu.map(|found| found.title()).map_err(|error| error.to_string()),
         tier: chosen.ok().flatten().map(|vmm| vmm.tier()),
     }
 }
@@ -67,7 +67,7 @@ pub async fn vmm(dir: &Path, options: &VmmOptions, try_with: Option<&Path>) -> M
 /// with it since the host booted. `source` is where guests' packages come from.
 pub fn kernel_to_try(dir: &Path, options: &VmmOptions, source: &image::Source) -> Option<PathBuf> {
     let layout = Layout(dir);
-    let foreseen = tier::foresee(options, &layout.tier());
+    let foreseen = Vmms::find(options).foresee(&layout.tier());
     let kernel = matches!(foreseen, Ok(None)).then(|| image::find_kernel(&artifacts(&layout), source))?;
     kernel.ok().flatten().map(|kernel| kernel.elf)
 }
@@ -86,7 +86,7 @@ pub struct Unloadable {
 pub fn unloadable(dir: &Path, options: &VmmOptions, source: &image::Source) -> Unloadable {
     let layout = Layout(dir);
     let Ok(Some(kernel)) = image::find_kernel(&artifacts(&layout), source) else { return Unloadable::default() };
-    let Ok(Some(vmm)) = tier::foresee(options, &layout.tier()) else { return Unloadable::default() };
+    let Ok(Some(vmm)) = Vmms::find(options).foresee(&layout.tier()) else { return Unloadable::default() };
     let here = vmm.compatibility(&kernel.key).to_string();
     unloadable_in(&layout.pool(), &here).unwrap_or_default()
 }
@@ -195,28 +195,11 @@ fn told(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Class, Identity, Record};
+    use crate::record::Record;
     use memory::{Manifest, StateFile};
-    use model::Lifetime;
     use sha2::{Digest as _, Sha256};
     use std::collections::BTreeMap;
     use uuid::Uuid;
-
-    fn record(id: CapsuleId, place: Place) -> Record {
-        Record {
-            id,
-            class: Class { template: Uuid::nil(), vcpus: 1, memory_mb: 512 },
-            snapshot: None,
-            disk_size_mb: 5_120,
-            lifetime: Lifetime::FOREVER,
-            identity: Identity::default(),
-            egress: network::Policy::default().into(),
-            created_unix_ms: 1,
-            versions: BTreeMap::new(),
-            reason: None,
-            place,
-        }
-    }
 
     fn generation(generations: &Path, compatibility: &str) -> Uuid {
         let (id, state) = (Uuid::now_v7(), b"state");
@@ -251,11 +234,12 @@ mod tests {
         let [ours, theirs, damaged, running] = std::array::from_fn(|_| CapsuleId::random());
         for (id, compatibility) in [(ours, "here"), (theirs, "elsewhere")] {
             let generation = generation(&generations, compatibility);
-            records.save(&record(id, Place::Paused { generation })).unwrap();
+            records.save(&Record { id, ..Record::sample(Place::Paused { generation }) }).unwrap();
         }
-        records.save(&record(damaged, Place::Paused { generation: Uuid::nil() })).unwrap();
+        let generation = Uuid::nil();
+        records.save(&Record { id: damaged, ..Record::sample(Place::Paused { generation }) }).unwrap();
         let place = Place::Running { vm: Uuid::nil(), slot: 1, base: None, resumed: false, booted: false };
-        records.save(&record(running, place)).unwrap();
+        records.save(&Record { id: running, ..Record::sample(place) }).unwrap();
         let expected = Unloadable { foreign: BTreeSet::from([theirs]), damaged: BTreeSet::from([damaged]) };
         assert_eq!(unloadable_in(pool.path(), "here").unwrap(), expected);
         assert!(draft.exists(), "it belongs to an agent that may run");

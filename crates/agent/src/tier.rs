@@ -18,10 +18,10 @@ pub const KVM: &str = "/dev/kvm";
 pub enum NoVmm {
     /// Asked for, and missing or too old.
     #[error("{0}; install a release of it as `firecracker` in PATH, or name it in WRENN_FIRECRACKER")]
-    Firecracker(#[from] firecracker::FindError),
+    Firecracker(Arc<firecracker::FindError>),
     /// The one every host can have.
     #[error("{0}; install it with `apt-get install qemu-system-x86`")]
-    Qemu(#[from] qemu::FindError),
+    Qemu(Arc<qemu::FindError>),
     /// Asked for, and of no use here.
     #[error("the guests' kernel does not boot with {0}; WRENN_VMM=auto takes what works")]
     DoesNotBoot(String),
@@ -30,69 +30,82 @@ pub enum NoVmm {
 /// The VMMs of a host.
 pub struct Vmms {
     /// Why there is no Firecracker.
-    pub firecracker: Result<Firecracker, firecracker::FindError>,
+    pub firecracker: Result<Firecracker, Arc<firecracker::FindError>>,
     /// Why there is no QEMU.
-    pub qemu: Result<Qemu, qemu::FindError>,
+    pub qemu: Result<Qemu, Arc<qemu::FindError>>,
+    choice: VmmChoice,
+    /// Whether the Firecracker was named.
+    named: bool,
 }
 
 impl Vmms {
     /// Looks for them. Blocks for some 100 ms.
     pub fn find(options: &VmmOptions) -> Self {
         Self {
-            firecracker: Firecracker::find(options.firecracker.as_deref()),
-            qemu: Qemu::find(None, Accelerator::Tcg),
+            firecracker: Firecracker::find(options.firecracker.as_deref()).map_err(Arc::new),
+            qemu: Qemu::find(None, Accelerator::Tcg).map_err(Arc::new),
+            choice: options.choice,
+            named: options.firecracker.is_some(),
         }
     }
 
     /// All of them, with every accelerator.
-    pub fn all(self) -> Vec<Arc<dyn Vmm>> {
-        let firecracker = self.firecracker.ok().map(|found| Arc::new(found) as Arc<dyn Vmm>);
-        let accelerators = [Accelerator::Kvm, Accelerator::Tcg];
-        let qemu = self.qemu.ok().map(|qemu| accelerators.map(|with| Arc::new(qemu.with(with)) as Arc<dyn Vmm>));
-        firecracker.into_iter().chain(qemu.into_iter().flatten()).collect()
+    pub fn all(&self) -> Vec<Arc<dyn Vmm>> {
+        self.firecracker().into_iter().chain(self.qemu()).collect()
+    }
+
+    /// The VMM to use. `kernel` is the guests', an ELF; `memory` the file where trials are remembered.
+    pub async fn choose(&self, kernel: &Path, memory: &Path) -> Result<Arc<dyn Vmm>, NoVmm> {
+        let mut last = String::new();
+        for vmm in self.candidates()? {
+            let boots = match recall(&*vmm, memory) {
+                Some(boots) => boots,
+                None => attempt(&*vmm, kernel, memory).await,
+            };
+            if boots {
+                note(vmm.tier(), memory);
+                return Ok(vmm);
+            }
+            last = vmm.title();
+        }
+        Err(NoVmm::DoesNotBoot(last))
+    }
+
+    /// The VMM that would be chosen; none if that is open until one is tried.
+    pub fn foresee(&self, memory: &Path) -> Result<Option<Arc<dyn Vmm>>, NoVmm> {
+        let mut last = String::new();
+        for vmm in self.candidates()? {
+            match recall(&*vmm, memory) {
+                Some(true) => return Ok(Some(vmm)),
+                Some(false) => last = vmm.title(),
+                None => return Ok(None),
+            }
+        }
+        Err(NoVmm::DoesNotBoot(last))
     }
 
     /// Those that may be chosen, strongest first.
-    fn candidates(self, options: &VmmOptions) -> Result<Vec<Arc<dyn Vmm>>, NoVmm> {
-        let choice = options.choice;
-        let mut candidates: Vec<Arc<dyn Vmm>> = Vec::new();
-        match (choice, self.firecracker) {
-            (VmmChoice::Auto | VmmChoice::Firecracker, Ok(firecracker)) => candidates.push(Arc::new(firecracker)),
-            (VmmChoice::Firecracker, Err(error)) => return Err(error.into()),
+    fn candidates(&self) -> Result<Vec<Arc<dyn Vmm>>, NoVmm> {
+        match (self.choice, &self.firecracker, &self.qemu) {
+            (VmmChoice::Firecracker, Err(error), _) => Err(NoVmm::Firecracker(error.clone())),
             // One that was named is meant.
-            (VmmChoice::Auto, Err(error)) if options.firecracker.is_some() => return Err(error.into()),
-            (VmmChoice::Auto, Err(error)) => tracing::debug!(%error, "no Firecracker"),
-            (VmmChoice::Qemu, _) => {}
-        }
-        match (choice, self.qemu) {
-            (VmmChoice::Firecracker, _) => {}
-            (_, Ok(qemu)) => {
-                candidates.push(Arc::new(qemu.with(Accelerator::Kvm)));
-                candidates.push(Arc::new(qemu));
-            }
+            (VmmChoice::Auto, Err(error), _) if self.named => Err(NoVmm::Firecracker(error.clone())),
             // A Firecracker that works does without.
-            (_, Err(error)) if candidates.is_empty() => return Err(error.into()),
-            (_, Err(error)) => tracing::debug!(%error, "no QEMU"),
+            (VmmChoice::Qemu, _, Err(error)) | (VmmChoice::Auto, Err(_), Err(error)) => Err(NoVmm::Qemu(error.clone())),
+            (VmmChoice::Firecracker, Ok(_), _) => Ok(self.firecracker().into_iter().collect()),
+            (VmmChoice::Qemu, _, Ok(_)) => Ok(self.qemu()),
+            (VmmChoice::Auto, ..) => Ok(self.all()),
         }
-        Ok(candidates)
     }
-}
 
-/// The VMM to use. `kernel` is the guests', an ELF; `memory` the file where trials are remembered.
-pub async fn choose(options: &VmmOptions, kernel: &Path, memory: &Path) -> Result<Arc<dyn Vmm>, NoVmm> {
-    let mut last = String::new();
-    for vmm in Vmms::find(options).candidates(options)? {
-        let boots = match recall(&*vmm, memory) {
-            Some(boots) => boots,
-            None => attempt(&*vmm, kernel, memory).await,
-        };
-        if boots {
-            note(vmm.tier(), memory);
-            return Ok(vmm);
-        }
-        last = vmm.title();
+    fn firecracker(&self) -> Option<Arc<dyn Vmm>> {
+        self.firecracker.as_ref().ok().map(|found| Arc::new(found.clone()) as Arc<dyn Vmm>)
     }
-    Err(NoVmm::DoesNotBoot(last))
+
+    fn qemu(&self) -> Vec<Arc<dyn Vmm>> {
+        let with = |accelerator| self.qemu.as_ref().map(|qemu| Arc::new(qemu.with(accelerator)) as Arc<dyn Vmm>);
+        [Accelerator::Kvm, Accelerator::Tcg].into_iter().filter_map(|accelerator| with(accelerator).ok()).collect()
+    }
 }
 
 /// Says so when this host had a stronger one before: what was paused on that can only boot from its disk now.
@@ -105,19 +118,6 @@ fn note(tier: Tier, memory: &Path) {
         trials.last = Some(tier);
         trials.write(memory);
     }
-}
-
-/// The VMM that would be chosen; none if that is open until one is tried.
-pub fn foresee(options: &VmmOptions, memory: &Path) -> Result<Option<Arc<dyn Vmm>>, NoVmm> {
-    let mut last = String::new();
-    for vmm in Vmms::find(options).candidates(options)? {
-        match recall(&*vmm, memory) {
-            Some(true) => return Ok(Some(vmm)),
-            Some(false) => last = vmm.title(),
-            None => return Ok(None),
-        }
-    }
-    Err(NoVmm::DoesNotBoot(last))
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,11 +200,12 @@ mod tests {
         let (kernel, memory) = (dir.path().join("kernel"), dir.path().join("trials.json"));
         std::fs::write(&kernel, "nothing that boots").unwrap();
         let options = VmmOptions { choice: VmmChoice::Qemu, firecracker: None };
-        let foreseen = || foresee(&options, &memory).unwrap().map(|vmm| vmm.tier());
+        let vmms = Vmms::find(&options);
+        let foreseen = || vmms.foresee(&memory).unwrap().map(|vmm| vmm.tier());
         let device = Path::new(KVM).exists();
         let untried = if device { None } else { Some(Tier::QemuTcg) };
         assert_eq!(foreseen(), untried);
-        let chosen = choose(&options, &kernel, &memory).await.unwrap();
+        let chosen = vmms.choose(&kernel, &memory).await.unwrap();
         assert_eq!(chosen.tier(), Tier::QemuTcg);
         assert_eq!(foreseen(), Some(Tier::QemuTcg));
 
@@ -229,7 +230,8 @@ mod tests {
             let (kernel, memory) = (dir.path().join("kernel"), dir.path().join("trials.json"));
             std::fs::write(&kernel, "nothing that boots").unwrap();
             let options = VmmOptions { choice, firecracker: Some(firecracker(dir.path(), boots)) };
-            let chosen = choose(&options, &kernel, &memory).await;
+            let vmms = Vmms::find(&options);
+            let chosen = vmms.choose(&kernel, &memory).await;
             if let Err(error) = &chosen {
                 assert_eq!(
                     error.to_string(),
@@ -238,12 +240,12 @@ mod tests {
             }
             assert_eq!(chosen.map(|vmm| vmm.tier()).map_err(drop), expected, "{boots} {choice:?}");
             // Afterwards nothing has to be tried.
-            let foreseen = foresee(&options, &memory).map(|vmm| vmm.map(|vmm| vmm.tier()));
+            let foreseen = vmms.foresee(&memory).map(|vmm| vmm.map(|vmm| vmm.tier()));
             assert_eq!(foreseen.map_err(drop), expected.map(Some), "{boots} {choice:?}");
         }
         for choice in [VmmChoice::Firecracker, VmmChoice::Auto] {
             let missing = VmmOptions { choice, firecracker: Some("/no/such".into()) };
-            let error = choose(&missing, Path::new("/"), Path::new("/")).await.unwrap_err();
+            let error = Vmms::find(&missing).choose(Path::new("/"), Path::new("/")).await.unwrap_err();
             assert!(error.to_string().contains("WRENN_FIRECRACKER"), "{error}");
         }
     }

@@ -1,11 +1,10 @@
 //! Cloning a file: shared extents where the file system can, a sparse copy elsewhere.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::SeekFrom as Extent;
 use rustix::io::Errno;
 
 /// How the target of [`clone_file`] got its content.
@@ -69,36 +68,9 @@ fn fill(from: &File, to: &File) -> io::Result<Cloned> {
         Ok(()) => Ok(Cloned::Shared),
         // ioctl_ficlone(2): not this file system, two file systems, or alignment the file system does not accept.
         Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {
-            copy_sparse(from, to)?;
+            sys::sparse::copy(from, to, from.metadata()?.len())?;
             Ok(Cloned::Copied)
         }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn copy_sparse(mut from: &File, mut to: &File) -> io::Result<()> {
-    let length = from.metadata()?.len();
-    let mut position = 0;
-    while let Some((start, end)) = next_extent(from, position, length)? {
-        from.seek(SeekFrom::Start(start))?;
-        to.seek(SeekFrom::Start(start))?;
-        let copied = io::copy(&mut from.take(end - start), &mut to)?;
-        if copied < end - start {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        position = end;
-    }
-    to.set_len(length)
-}
-
-/// The next range with data at or after `position`; lseek(2) says `ENXIO` when only a hole is left.
-fn next_extent(file: &File, position: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
-    if position >= length {
-        return Ok(None);
-    }
-    match rustix::fs::seek(file, Extent::Data(position)) {
-        Ok(start) => Ok(Some((start, rustix::fs::seek(file, Extent::Hole(start))?))),
-        Err(Errno::NXIO) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,6 +14,7 @@ pub mod jail;
 pub mod loopdev;
 pub mod netconf;
 pub mod readiness;
+pub mod sparse;
 pub mod spawn;
 pub mod tap;
 pub mod uffd;

@@ -1,7 +1,5 @@
 use super::*;
-use crate::record::{Class, Identity, Place, Record};
-use model::Lifetime;
-use std::collections::BTreeMap;
+use crate::record::{Place, Record};
 
 /// `cpu_ms` of a processor's time, `at_ms` after `start`.
 fn reading(start: Instant, at_ms: u64, cpu_ms: u64) -> Reading {
@@ -61,27 +59,11 @@ fn what_a_guest_said_grows_old() {
     assert_eq!(heard, [true, true, false]);
 }
 
-fn record() -> Record {
-    Record {
-        id: CapsuleId::random(),
-        class: Class { template: uuid::Uuid::nil(), vcpus: 1, memory_mb: 512 },
-        snapshot: None,
-        disk_size_mb: 5_120,
-        lifetime: Lifetime::FOREVER,
-        identity: Identity::default(),
-        egress: network::Policy::default().into(),
-        created_unix_ms: 1,
-        versions: BTreeMap::new(),
-        reason: None,
-        place: Place::Lost,
-    }
-}
-
 #[tokio::test]
 async fn a_pause_moves_points_to_a_file_and_a_destroy_forgets_them() {
     let dir = tempfile::tempdir().unwrap();
     let records = Records::open(dir.path().to_owned()).unwrap();
-    let [kept, gone, runs] = [record(), record(), record()];
+    let [kept, gone, runs] = [Record::sample(Place::Lost), Record::sample(Place::Lost), Record::sample(Place::Lost)];
     let metrics = Metrics::default();
     let start = Instant::now();
     for record in [&kept, &gone, &runs] {

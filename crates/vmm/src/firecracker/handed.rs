@@ -4,12 +4,11 @@
 //! Where the file system can, copies share their blocks (`ioctl_ficlone(2)`).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{OFlags, SeekFrom, ioctl_ficlone, seek};
-use rustix::io::Errno;
+use rustix::fs::{OFlags, ioctl_ficlone};
 
 use crate::User;
 
@@ -67,37 +66,17 @@ impl Handed {
     }
 }
 
-/// Both at their beginning; what there is of `from`, less its holes, if that is not more than `max_bytes`.
+/// What there is of `from`, if that is not more than `max_bytes`.
 fn copy(from: &File, to: &File, max_bytes: u64) -> io::Result<()> {
     if ioctl_ficlone(to, from).is_err() {
         to.set_len(0)?;
-        let mut position = 0;
-        while let Some((start, end)) = next_data(from, position)? {
-            let (mut source, mut target) = (from, to);
-            source.seek(io::SeekFrom::Start(start))?;
-            target.seek(io::SeekFrom::Start(start))?;
-            // Whoever makes it longer meanwhile gets no further than this.
-            io::copy(&mut source.take(end.min(max_bytes).saturating_sub(start)), &mut target)?;
-            position = end;
-            if position >= max_bytes {
-                break;
-            }
-        }
-        to.set_len(from.metadata()?.len().min(max_bytes))?;
+        // Whoever makes it longer meanwhile gets no further than this.
+        sys::sparse::copy(from, to, from.metadata()?.len().min(max_bytes))?;
     }
     if to.metadata()?.len() > max_bytes {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has become longer than {max_bytes} bytes")));
     }
     Ok(())
-}
-
-/// The next stretch of data at or after `position`; lseek(2) says `ENXIO` when only a hole is left.
-fn next_data(file: &File, position: u64) -> io::Result<Option<(u64, u64)>> {
-    match seek(file, SeekFrom::Data(position)) {
-        Ok(start) => Ok(Some((start, seek(file, SeekFrom::Hole(start))?))),
-        Err(Errno::NXIO) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]
@@ -125,27 +104,6 @@ mod tests {
         handed.take("it", &to, 100)?;
         assert_eq!(fs::read_to_string(&file)?, "changed by them");
         assert!(!given.exists());
-        Ok(())
-    }
-
-    #[test]
-    fn copies_keep_holes_and_end_where_they_must() -> io::Result<()> {
-        use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-        let dir = tempfile::tempdir()?;
-        let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
-        let from = OpenOptions::new().read(true).write(true).create_new(true).open(from)?;
-        from.set_len(64 << 20)?;
-        for at in [0, 9 << 20, (64 << 20) - 4096] {
-            from.write_all_at(&[7; 4096], at)?;
-        }
-        let to = OpenOptions::new().read(true).write(true).create_new(true).open(to)?;
-        copy(&from, &to, 64 << 20)?;
-        let mut contents = [0; 4096];
-        for (at, byte) in [(0, 7), (4096, 0), (9 << 20, 7), ((64 << 20) - 4096, 7)] {
-            to.read_exact_at(&mut contents, at)?;
-            assert!(contents.iter().all(|found| *found == byte), "{at}");
-        }
-        assert!(to.metadata()?.blocks() * 512 < 1 << 20, "holes were written");
         Ok(())
     }
 

@@ -3,12 +3,11 @@
 #![allow(clippy::missing_panics_doc, missing_docs)]
 
 mod guest;
+mod real;
 mod requests;
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use sys::spawn::{Process, Spawn, Stream};
@@ -22,27 +21,9 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 const PATIENCE: Duration = Duration::from_mins(2);
 const MEMORY_BYTES: u64 = 64 << 20;
 
-/// Whether it has been said that there is none.
-static SAID: Once = Once::new();
-
-/// The Firecracker to test with; none when this machine has none or it cannot run guests, which is said.
+/// The Firecracker to test with.
 fn firecracker() -> Result<Option<Firecracker>> {
-    let program = std::env::var_os("WRENN_FIRECRACKER").map(PathBuf::from);
-    let wanted = program.is_some();
-    let missing = match Firecracker::find(program.as_deref()) {
-        Ok(found) if File::options().read(true).write(true).open("/dev/kvm").is_ok() => return Ok(Some(found)),
-        Ok(_) => "/dev/kvm does not open".into(),
-        Err(error) if wanted => return Err(error.into()),
-        Err(error) => error.to_string(),
-    };
-    // Past the test harness, which hides what passing tests print.
-    SAID.call_once(|| {
-        let _ = writeln!(
-            io::stderr(),
-            "not run with a real Firecracker: {missing}; its requests are compared all the same"
-        );
-    });
-    Ok(None)
+    real::firecracker("its requests are compared all the same")
 }
 
 /// A Firecracker with a machine in a directory of its own; killed when dropped.
