@@ -78,7 +78,7 @@ pub struct Capacity {
     pub cpu_cores: u32,
     /// Memory in MiB.
     pub memory_mb: u64,
-    /// Free disk space for capsules in MiB.
+    /// Disk space for capsules in MiB, used and unused.
     pub disk_mb: u64,
 }
 
@@ -203,7 +203,7 @@ impl Host {
         Capacity {
             cpu_cores: u32::try_from(cores).unwrap_or(u32::MAX),
             memory_mb: memory >> 20,
-            disk_mb: self.pool.free_bytes().unwrap_or(0) >> 20,
+            disk_mb: self.pool.size_bytes().unwrap_or(0) >> 20,
         }
     }
 

@@ -26,10 +26,7 @@ fn room(free_bytes: u64, total_bytes: u64) -> Room {
 pub async fn watch(host: Arc<Host>) {
     let mut last = Room::Enough;
     loop {
-        let path = host.pool.path();
-        let (free, total) =
-            (host.pool.free_bytes().ok(), rustix::fs::statvfs(path).map(|fs| fs.f_blocks * fs.f_frsize));
-        if let (Some(free), Ok(total)) = (free, total) {
+        if let (Ok(free), Ok(total)) = (host.pool.free_bytes(), host.pool.size_bytes()) {
             let now = room(free, total);
             if now != last {
                 say(now, free >> 20);

@@ -39,6 +39,15 @@ impl Ledger {
         self.unpromised(self.promised())
     }
 
+    /// What nobody uses, promised or not.
+    pub(crate) fn unused_bytes(&self) -> io::Result<u64> {
+        let mut unused = u64::MAX;
+        for place in &self.places {
+            unused = unused.min(available_bytes(place)?);
+        }
+        Ok(unused)
+    }
+
     pub(crate) fn admit(self: &Arc<Self>, bytes: u64) -> Result<Reservation, AdmitError> {
         let mut promised = self.promised_bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let free_bytes = self.unpromised(*promised)?;
@@ -55,11 +64,7 @@ impl Ledger {
     }
 
     fn unpromised(&self, promised: u64) -> io::Result<u64> {
-        let mut free = u64::MAX;
-        for place in &self.places {
-            free = free.min(available_bytes(place)?);
-        }
-        Ok(free.saturating_sub(promised).saturating_sub(limits::HEADROOM_BYTES))
+        Ok(self.unused_bytes()?.saturating_sub(promised).saturating_sub(limits::HEADROOM_BYTES))
     }
 
     fn give_back(&self, bytes: u64) {

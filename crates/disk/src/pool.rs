@@ -162,6 +162,13 @@ impl Pool {
         self.ledger.free_bytes()
     }
 
+    /// Bytes of the file system, used and unused. A pool file has what it holds and what it can still get from the one it is in.
+    pub fn size_bytes(&self) -> io::Result<u64> {
+        let fs = rustix::fs::statvfs(&self.path)?;
+        let used = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
+        Ok(self.ledger.unused_bytes()?.saturating_add(used))
+    }
+
     /// Promises `bytes` to the caller, or says how much there is.
     pub fn admit(&self, bytes: u64) -> Result<Reservation, AdmitError> {
         self.ledger.admit(bytes)

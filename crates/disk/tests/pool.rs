@@ -181,7 +181,10 @@ fn space_is_promised_once() {
     let home = Home::new();
     let pool = home.open();
     let free = pool.free_bytes().unwrap();
+    let size = pool.size_bytes().unwrap();
+    assert!((free..=600 * MIB).contains(&size), "{size}");
     let mut half = pool.admit(free / 2 + 1).unwrap();
+    assert!(size.abs_diff(pool.size_bytes().unwrap()) < MIB, "a promise is not the pool's loss");
     match pool.clone().admit(free / 2 + 1) {
         Err(AdmitError::NoSpace { needed_bytes, free_bytes }) => {
             assert_eq!(needed_bytes, free / 2 + 1);

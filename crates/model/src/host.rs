@@ -54,7 +54,7 @@ pub struct Capacity {
     pub cpu_cores: u32,
     /// Memory in MiB.
     pub memory_mb: u64,
-    /// Disk in MiB.
+    /// Disk for capsules in MiB, used and unused.
     pub disk_mb: u64,
 }
 

@@ -39,34 +39,44 @@ async fn main() -> Verdict {
         return Err(format!("no benchmark is called `{unknown}`; there are {}", NAMES.join(", ")).into());
     }
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
-    let mut figures = Vec::new();
     let mut platform = Platform::start("0").await?;
     let mut floor = Floor::open(&platform).await?;
-    if wanted("create") {
-        figures.extend(create(&platform, &floor).await?);
-        figures.extend(steps::measure(&platform).await?);
-    }
-    if wanted("resume") || wanted("pause") {
-        let measured = pause_and_resume(&platform, &mut floor).await?;
-        figures.extend(measured.into_iter().filter(|figure| wanted(figure.group())));
-    }
-    if wanted("fork") {
-        figures.extend(fork::measure(&platform).await?);
-    }
-    if wanted("density") {
-        figures.extend(density::measure(&platform).await?);
-    }
-    if wanted("exec") {
-        figures.extend(exec(&platform).await?);
-    }
+    let mut measured = without_ready_vms(&platform, &mut floor, &wanted).await;
     floor.close().await?;
+    // Also what a measurement that failed has left.
+    for capsule in platform.client.list().await? {
+        platform.destroy(capsule.id).await?;
+    }
     platform.kill()?;
-    if wanted("create") {
+    if let (Ok(figures), true) = (&mut measured, wanted("create")) {
         figures.extend(create_ready().await?);
     }
     platform.down()?;
+    let figures = measured?;
     print(&figures, json);
     if figures.iter().all(|figure| figure.ok) { Ok(()) } else { Err("a goal was missed".into()) }
+}
+
+async fn without_ready_vms(platform: &Platform, floor: &mut Floor, wanted: &impl Fn(&str) -> bool) -> Measured {
+    let mut figures = Vec::new();
+    if wanted("create") {
+        figures.extend(create(platform, floor).await?);
+        figures.extend(steps::measure(platform).await?);
+    }
+    if wanted("resume") || wanted("pause") {
+        let measured = pause_and_resume(platform, floor).await?;
+        figures.extend(measured.into_iter().filter(|figure| wanted(figure.group())));
+    }
+    if wanted("fork") {
+        figures.extend(fork::measure(platform).await?);
+    }
+    if wanted("density") {
+        figures.extend(density::measure(platform).await?);
+    }
+    if wanted("exec") {
+        figures.extend(exec(platform).await?);
+    }
+    Ok(figures)
 }
 
 /// Create without a ready VM until the first `sh -c true` has ended, against the same with bare QEMU.
