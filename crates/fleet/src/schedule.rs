@@ -9,9 +9,9 @@ const MEMORY_KEPT_MB_MAX: u64 = 8_192;
 /// Disk kept for the host itself: a tenth, at most 30 GiB.
 const DISK_KEPT_SHARE: u64 = 10;
 const DISK_KEPT_MB_MAX: u64 = 30_720;
-/// Disks are copy-on-write: an ordinary one fills an eighth of what it was promised. The agent refuses what does
+/// Disks are copy-on-write: an ordinary one fills less than a sixteenth of what it was promised. The agent refuses what does
 /// not fit in fact.
-const DISK_FILLED_SHARE: u64 = 8;
+const DISK_FILLED_SHARE: u64 = 16;
 /// vCPUs promised per core, in halves; they wait for each other most of the time.
 const VCPUS_PER_CORE_HALVES: u64 = 3;
 /// Scores are in these parts of a whole.
