@@ -42,6 +42,8 @@ struct Actor<H: Environment> {
     never_ran: bool,
     /// The end of the lifetime is not acted on before: the last attempt failed.
     retry_at: Instant,
+    /// How long the next attempt waits, should this one fail.
+    retry: Duration,
     /// The lifetime was changed during the operation under way.
     unsaved: bool,
 }
@@ -102,6 +104,7 @@ impl<H: Environment> Actor<H> {
             discard_memory: false,
             never_ran: false,
             retry_at: Instant::now(),
+            retry: limits::LIFETIME_RETRY,
             unsaved: false,
         };
         (handle, actor, mailbox)
@@ -183,6 +186,10 @@ impl<H: Environment> Actor<H> {
     }
 
     async fn set_lifetime(&mut self, lifetime: Lifetime, reply: Reply<GuestOf<H>>) {
+        if self.is_ending() {
+            let _ = reply.send(Err(Failure::State(self.machine.status())));
+            return;
+        }
         let former = std::mem::replace(&mut self.record.lifetime, lifetime);
         self.shared.touch();
         // Before the operation under way ends there may be nothing to write; it ends with the record it began with.
@@ -194,6 +201,15 @@ impl<H: Environment> Actor<H> {
         let answer = saved.map(|()| self.view());
         self.publish();
         let _ = reply.send(answer);
+    }
+
+    /// Too late for another lifetime: it is being removed, or its lifetime is over and it is being paused for that.
+    fn is_ending(&self) -> bool {
+        match self.machine.status() {
+            CapsuleStatus::Stopping => true,
+            CapsuleStatus::Pausing => self.machine.reason() == Some(&EndReason::Ttl),
+            _ => false,
+        }
     }
 
     async fn set_egress(&mut self, egress: Egress, reply: Reply<GuestOf<H>>) {
@@ -255,7 +271,8 @@ impl<H: Environment> Actor<H> {
     async fn vm_exited(&mut self, why: EndReason) {
         let (_, effects) = self.machine.on(&Event::VmExited(self.loss(why)));
         self.record.reason = self.machine.reason().cloned();
-        self.tell(&effects);
+        self.tell(&effects).await;
+        self.host.evict(self.record.id);
         if let Some(vm) = self.vm.take() {
             vm.end(&self.host).await;
         }
@@ -272,10 +289,10 @@ impl<H: Environment> Actor<H> {
 
     /// Tells what is to be told: once it is durable, or before a loss becomes so. Then a crash in between has it told twice
     /// and not never.
-    fn tell(&self, effects: &[Effect]) {
+    async fn tell(&self, effects: &[Effect]) {
         for effect in effects {
             if let Effect::Report(report) = *effect {
-                self.report(report);
+                self.report(report).await;
             }
         }
     }
@@ -299,13 +316,18 @@ impl<H: Environment> Actor<H> {
             (Err(_), Err(why)) => Event::Failed(Left::Nothing(self.loss(why.clone()))),
         };
         self.vm = outcome.vm.ok();
+        if self.vm.is_some() && matches!(operation, Operation::Create | Operation::Resume) {
+            // An idle lifetime counts from when somebody can use it.
+            self.shared.touch();
+        }
         let (_, effects) = self.machine.on(&event);
         self.record.reason = self.machine.reason().cloned();
-        self.tell(&effects);
+        self.tell(&effects).await;
         let result = match outcome.result {
             Ok(Some(place)) => {
                 let old = std::mem::replace(&mut self.record.place, place);
                 operations::free(&self.host, &old, &self.record.place);
+                self.retry = limits::LIFETIME_RETRY;
                 Ok(())
             }
             Ok(None) => {
@@ -320,7 +342,8 @@ impl<H: Environment> Actor<H> {
                 if operation == Operation::Pause && self.vm.is_none() {
                     self.lose().await;
                 }
-                self.retry_at = Instant::now() + limits::LIFETIME_RETRY;
+                self.retry_at = Instant::now() + self.retry;
+                self.retry = (self.retry * 2).min(limits::LIFETIME_RETRY_MAX);
                 Err(failure)
             }
         };
@@ -376,7 +399,7 @@ impl<H: Environment> Actor<H> {
         }
     }
 
-    fn report(&self, report: Report) {
+    async fn report(&self, report: Report) {
         let event = match report {
             Report::AutoPaused => "sandbox.auto_paused",
             Report::AutoKilled => "sandbox.auto_killed",
@@ -390,8 +413,8 @@ impl<H: Environment> Actor<H> {
             reason: self.machine.reason().map(ToString::to_string).unwrap_or_default(),
             timestamp_ms: H::now_ms(),
         };
-        if let Err(error) = self.host.report(&event) {
-            tracing::error!(capsule = %self.record.id, %error, "event lost: it cannot be written");
+        if let Err(failure) = self.host.report(event).await {
+            tracing::error!(capsule = %self.record.id, %failure, "event lost: it cannot be written");
         }
     }
 
@@ -427,7 +450,8 @@ async fn exited<V: VirtualMachine>(vm: Option<&V>) -> EndReason {
 
 async fn elapsed(remaining: Option<Duration>) {
     match remaining {
-        Some(left) => tokio::time::sleep(left).await,
+        // A timer stands still while the host sleeps, and its clock may be set: the end is not awaited in one piece.
+        Some(left) => tokio::time::sleep(left.min(limits::LIFETIME_LOOK)).await,
         None => std::future::pending().await,
     }
 }

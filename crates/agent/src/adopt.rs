@@ -149,8 +149,8 @@ async fn lose<H: Environment>(host: &Arc<H>, record: &mut Record, reason: EndRea
     };
     record.reason = Some(reason);
     // In this order: after a crash in between it is told twice and not never.
-    if let Err(error) = host.report(&event) {
-        tracing::error!(capsule = %record.id, %error, "event lost: it cannot be written");
+    if let Err(failure) = host.report(event).await {
+        tracing::error!(capsule = %record.id, %failure, "event lost: it cannot be written");
     }
     if let Err(failure) = host.save_record(record.clone()).await {
         tracing::error!(capsule = %record.id, %failure, "its loss could not be written down; the next start tries again");

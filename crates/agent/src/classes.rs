@@ -50,15 +50,20 @@ impl Classes {
 
     /// The class's generation, made now if there is none. Concurrent callers wait for one boot.
     pub async fn generation(&self, host: &Arc<Host>, class: &Class) -> Result<Arc<Generation>, Failure> {
-        let cell = self.cell(class);
-        let made = cell.get_or_try_init(|| boot(host, class)).await.cloned()?;
-        // Its template may be gone since.
-        if !host.has_template(class.template) {
-            let _ = host.shelf.remove(made.id());
-            return Err(Failure::Template(class.template));
+        loop {
+            let cell = self.cell(class);
+            let made = cell.get_or_try_init(|| boot(host, class)).await.cloned()?;
+            // Its template may be gone since.
+            if !host.has_template(class.template) {
+                let _ = host.shelf.remove(made.id());
+                return Err(Failure::Template(class.template));
+            }
+            // It may have taken so long that it was given up for those used since.
+            if self.is_used(class, &cell) {
+                self.forget_oldest(host, class);
+                return Ok(made);
+            }
         }
-        self.forget_oldest(host, class);
-        Ok(made)
     }
 
     /// Whether the class's generation exists.
@@ -84,6 +89,14 @@ impl Classes {
         let entry = map.entry(class.clone()).or_default();
         entry.used = Some(Instant::now());
         entry.generation.clone()
+    }
+
+    /// Says that the class is used now; false if it has another cell, or none, by now.
+    fn is_used(&self, class: &Class, cell: &Arc<OnceCell<Arc<Generation>>>) -> bool {
+        let mut map = self.lock();
+        let Some(entry) = map.get_mut(class).filter(|entry| Arc::ptr_eq(&entry.generation, cell)) else { return false };
+        entry.used = Some(Instant::now());
+        true
     }
 
     /// Drops what could not be made, and the class used longest ago once there are too many; never `keep`.

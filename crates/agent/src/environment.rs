@@ -45,7 +45,7 @@ pub trait Environment: Sized + Send + Sync + 'static {
     fn remove_record(&self, id: CapsuleId) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Tells the control plane, durably.
-    fn report(&self, event: &SandboxEvent) -> io::Result<()>;
+    fn report(&self, event: SandboxEvent) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// The snapshots that are known.
     fn snapshots(&self) -> &Snapshots;

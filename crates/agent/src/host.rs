@@ -57,6 +57,8 @@ pub struct Host {
     pub snapshots: Snapshots,
     /// Where that is written down.
     pub snapshot_files: snapshots::Files,
+    /// VMs that may be saved at a time.
+    pub saves: Semaphore,
     /// VMs that may be made at a time.
     pub starts: Semaphore,
     /// VMs that wait.

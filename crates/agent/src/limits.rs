@@ -12,6 +12,8 @@ pub const GUEST_READY: Duration = Duration::from_secs(30);
 pub const GUEST_BOOT: Duration = Duration::from_mins(3);
 /// For the one `/init` after a start; its own limit, so that a slow start does not eat it.
 pub const GUEST_INIT: Duration = Duration::from_secs(30);
+/// For a guest that is told to go on after a pause that failed, or that an agent which has just started finds: others wait meanwhile.
+pub const CARRY_ON: Duration = Duration::from_secs(5);
 /// Between two attempts to reach a starting guest.
 pub const GUEST_RETRY: Duration = Duration::from_millis(5);
 /// Limit of one such attempt.
@@ -33,6 +35,8 @@ pub const EVENT_RETRY: Duration = Duration::from_millis(500);
 pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(30);
 /// Buffered messages of one stream, as requirement B15 says.
 pub const STREAM_BUFFER: usize = 256;
+/// Bytes of them.
+pub const STREAM_BYTES: u32 = 1 << 20;
 /// Bytes per message when a file is streamed.
 pub const FILE_CHUNK: usize = 64 << 10;
 /// Pauses at a time when the agent shuts down: the disk is the bottleneck.
@@ -64,8 +68,14 @@ pub const VMM_USERS: u32 = 0x7000_0000;
 pub const CONSOLE_LINE: usize = 256;
 /// Commands a VM runs before it waits as a ready one.
 pub const REHEARSALS: usize = 2;
+/// How often a capsule's lifetime is compared with the clock, at least.
+pub const LIFETIME_LOOK: Duration = Duration::from_secs(30);
 /// Until a lifetime that could not be ended is ended again.
 pub const LIFETIME_RETRY: Duration = Duration::from_secs(30);
+/// It waits twice as long after each failure, but not longer than this: every attempt stops the guest for a moment.
+pub const LIFETIME_RETRY_MAX: Duration = Duration::from_mins(8);
+/// VMs saved at a time: the disk is the bottleneck, and a guest that waits for its turn runs on.
+pub const SAVES: usize = 4;
 /// Loading a device state: hundreds of kilobytes.
 pub const VM_LOAD: Duration = Duration::from_mins(2);
 /// Saving a device state: milliseconds.

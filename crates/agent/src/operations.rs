@@ -207,6 +207,7 @@ async fn destroy<H: Environment>(host: &Arc<H>, record: &Record, vm: Option<H::V
         return (Err(failure), vm.ok_or(EndReason::User));
     }
     host.pass("destroy.recorded").await;
+    host.evict(record.id);
     if let Some(vm) = vm {
         vm.end(host).await;
     }

@@ -22,6 +22,7 @@ impl Backend for Guests {
         let (dialler, port) = (lease.guest.dialler.clone(), target.port);
         Ok(Admission {
             generation: lease.guest.life,
+            gone: lease.guest.gone.clone(),
             dialler: dial::Dialler::new(move || {
                 let dialler = dialler.clone();
                 async move { dialler.dial(port).await }

@@ -48,8 +48,9 @@ impl Environment for Host {
         on_disk("removing the record", move || records.remove(id)).await
     }
 
-    fn report(&self, event: &SandboxEvent) -> io::Result<()> {
-        self.events.add(event)
+    async fn report(&self, event: SandboxEvent) -> Result<(), Failure> {
+        let events = self.events.clone();
+        on_disk("adding an event", move || events.add(&event)).await
     }
 
     fn snapshots(&self) -> &Snapshots {

@@ -49,7 +49,7 @@ fn say(room: Room, free_mb: u64) {
         ),
         Room::None => tracing::error!(
             free_mb,
-            "the disk is full: capsules are refused, and those that write stand still until there is room"
+            "the disk is full: capsules are refused; those on QEMU that write stand still until there is room, those on Firecracker get errors"
         ),
     }
 }

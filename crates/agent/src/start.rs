@@ -177,20 +177,17 @@ impl Agent {
     /// Ends the agent.
     pub async fn stop(self, how: Stop) {
         self.host.stopping.cancel();
-        match how {
-            Stop::PauseAll => {
-                let pauses = self.registry.all().into_iter().map(|handle| async move {
-                    if let Err(failure) = handle.ask(Command::Pause, How::default()).await {
-                        tracing::debug!(%failure, "not paused");
-                    }
-                });
-                stream::iter(pauses).buffer_unordered(limits::SHUTDOWN_PAUSES).collect::<()>().await;
-            }
-            Stop::Leave => {
-                for handle in self.registry.all() {
-                    handle.release().await;
+        if how == Stop::PauseAll {
+            let pauses = self.registry.all().into_iter().map(|handle| async move {
+                if let Err(failure) = handle.ask(Command::Pause, How::default()).await {
+                    tracing::debug!(%failure, "not paused");
                 }
-            }
+            });
+            stream::iter(pauses).buffer_unordered(limits::SHUTDOWN_PAUSES).collect::<()>().await;
+        }
+        // Those that were not paused go on, too.
+        for handle in self.registry.all() {
+            handle.release().await;
         }
         self.listener.stop(Duration::from_secs(1)).await;
         self.host.ready.clear(&self.host).await;
@@ -265,6 +262,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         classes: Classes::default(),
         snapshots,
         snapshot_files,
+        saves: Semaphore::new(limits::SAVES),
         starts: Semaphore::new(starts_at_a_time()),
         ready,
         metrics: Metrics::default(),

@@ -67,10 +67,10 @@ impl Vm {
         if !generation.has_memory() {
             return Err(Failure::at("restoring")("the generation has no memory"));
         }
-        let _turn = host.turn().await?;
         let disk = generation.disk_path().ok_or_else(|| Failure::at("restoring")("the generation has no disk"))?;
         let state = generation.state_path();
         let pin = host.shelf.pin(generation.id()).ok_or_else(|| Failure::at("restoring")("the generation is gone"))?;
+        let _turn = host.turn().await?;
         let mut vm = Self::start(host, class, &disk, Base::Generation(generation), Some(pin), id).await?;
         let spec = vm.spec(host);
         let failure = match timeout(limits::VM_LOAD, vm.machine.load(&spec, &state)).await {
@@ -374,7 +374,9 @@ impl Vm {
         }
         let _ = tokio::time::timeout(limits::GUEST_ATTEMPT, self.machine.quit()).await;
         if let Err(error) = self.keeper.kill().await {
-            tracing::error!(vm = %self.id, %error, "the VMM may still run");
+            // Nobody else may have its slot, and the next start finds it by its directories.
+            tracing::error!(vm = %self.id, %error, "the VMM may still run; what it has stays until the next start");
+            return;
         }
         // The slot comes last: by its directories the next agent sees that a VM still has one.
         let dirs = Dirs::of(host, self.id);

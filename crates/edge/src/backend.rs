@@ -4,6 +4,7 @@ use crate::Target;
 use http::StatusCode;
 use std::any::Any;
 use std::future::Future;
+use tokio_util::sync::CancellationToken;
 
 /// Decides about requests and opens connections.
 pub trait Backend: Send + Sync + 'static {
@@ -23,8 +24,18 @@ pub struct Admission {
     pub generation: u64,
     /// Opens connections to the target in this life.
     pub dialler: dial::Dialler,
+    /// Fires when this life ends: whatever is open then is cut.
+    pub gone: CancellationToken,
     /// Held until the answer's last byte, or until the tunnel closes.
     pub lease: Box<dyn Any + Send>,
+}
+
+impl Admission {
+    /// To a target whose lives somebody behind it tells apart, an agent for instance.
+    #[must_use]
+    pub fn beyond(dialler: dial::Dialler) -> Self {
+        Self { generation: 0, dialler, gone: CancellationToken::new(), lease: Box::new(()) }
+    }
 }
 
 /// Why a request did not reach its target.

@@ -9,12 +9,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 /// What a request holds until its last byte.
 pub(crate) struct Hold {
     /// Fires when the capsule is reset.
     pub(crate) reset: CancellationToken,
+    /// Fires when this life of it ends.
+    pub(crate) gone: CancellationToken,
     /// The client's connection; none when served by something else than [`listen`].
     pub(crate) client: Option<listen::Reset>,
     pub(crate) _permit: OwnedSemaphorePermit,
@@ -22,6 +24,17 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
+    /// Until the capsule is reset, or its life ends.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (reset, gone) = (self.reset.clone(), self.gone.clone());
+        async move {
+            tokio::select! {
+                () = reset.cancelled_owned() => {}
+                () = gone.cancelled_owned() => {}
+            }
+        }
+    }
+
     /// An answer that has begun and cannot be finished: only a reset tells every client that it was cut off.
     pub(crate) fn cut(&self) {
         if let Some(client) = &self.client {
@@ -40,7 +53,7 @@ impl fmt::Debug for Hold {
 struct Held {
     body: Body,
     hold: Hold,
-    reset: Pin<Box<WaitForCancellationFutureOwned>>,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// The body, holding `hold` until it ends.
@@ -48,8 +61,8 @@ pub(crate) fn held(body: Body, hold: Hold) -> Body {
     if body.is_end_stream() {
         return body;
     }
-    let reset = Box::pin(hold.reset.clone().cancelled_owned());
-    Body::new(Held { body, hold, reset })
+    let over = Box::pin(hold.over());
+    Body::new(Held { body, hold, over })
 }
 
 impl http_body::Body for Held {
@@ -57,7 +70,7 @@ impl http_body::Body for Held {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.reset.as_mut().poll(cx).is_ready() {
+        if self.over.as_mut().poll(cx).is_ready() {
             self.hold.cut();
             return Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::ConnectionReset)))));
         }

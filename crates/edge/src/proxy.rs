@@ -68,6 +68,7 @@ impl<B: Backend> Proxy<B> {
         let Place { client, reset, permit } = self.inner.pools.enter(target, &admission)?;
         let hold = Hold {
             reset,
+            gone: admission.gone,
             client: request.extensions().get::<listen::Reset>().cloned(),
             _permit: permit,
             _lease: admission.lease,
@@ -78,6 +79,7 @@ impl<B: Backend> Proxy<B> {
         let answer = tokio::select! {
             answer = client.request(outgoing) => answer.map_err(|error| self.refusal(&error))?,
             () = hold.reset.cancelled() => return Err(Refusal::Unknown),
+            () = hold.gone.cancelled() => return Err(Refusal::Unreachable),
         };
         let mut answer = self.inner.hop.response(&target, answer.map(Body::new))?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

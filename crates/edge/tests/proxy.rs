@@ -15,12 +15,13 @@ use futures_util::{SinkExt, StreamExt, stream};
 use model::CapsuleId;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite;
+use tokio_util::sync::CancellationToken;
 
 /// The agent's side: dials ports of this machine and counts.
 #[derive(Default)]
@@ -29,6 +30,7 @@ struct Guest {
     generation: AtomicU64,
     dials: AtomicUsize,
     leases: AtomicUsize,
+    life: Mutex<CancellationToken>,
 }
 
 struct Lease(Arc<Guest>);
@@ -57,7 +59,8 @@ impl Backend for GuestBackend {
             }
         });
         let generation = guest.generation.load(Ordering::SeqCst);
-        Ok(Admission { generation, dialler, lease: Box::new(Lease(guest)) })
+        let gone = guest.life.lock().unwrap().clone();
+        Ok(Admission { generation, dialler, gone, lease: Box::new(Lease(guest)) })
     }
 }
 
@@ -67,7 +70,7 @@ struct AgentBackend(SocketAddr);
 impl Backend for AgentBackend {
     async fn admit(&self, _: Target) -> Result<Admission, Refusal> {
         let agent = self.0;
-        Ok(Admission { generation: 0, dialler: Dialler::new(move || TcpStream::connect(agent)), lease: Box::new(()) })
+        Ok(Admission::beyond(Dialler::new(move || TcpStream::connect(agent))))
     }
 }
 
@@ -326,8 +329,14 @@ async fn a_client_that_leaves_ends_the_request_upstream() {
 }
 
 #[tokio::test]
-async fn reset_cuts_answers_and_tunnels_by_rst() {
-    for on_server in [true, false] {
+async fn answers_and_tunnels_are_cut_by_rst() {
+    type Way = (&'static str, fn(&Chain));
+    let ways: [Way; 3] = [
+        ("reset on the server", |chain| chain.server.reset(chain.target.capsule)),
+        ("reset on the host", |chain| chain.agent.reset(chain.target.capsule)),
+        ("the life ends", |chain| chain.guest.life.lock().unwrap().cancel()),
+    ];
+    for (way, cut) in ways {
         let chain = chain().await;
         let mut sockets = Vec::new();
         for head in [
@@ -343,14 +352,10 @@ async fn reset_cuts_answers_and_tunnels_by_rst() {
             sockets.push(socket);
         }
         chain.guest.gone.store(true, Ordering::SeqCst);
-        if on_server {
-            chain.server.reset(chain.target.capsule);
-        } else {
-            chain.agent.reset(chain.target.capsule);
-        }
+        cut(&chain);
         for (index, mut socket) in sockets.into_iter().enumerate() {
             let error = socket.read(&mut [0; 64]).await.expect_err("a reset, not an end");
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{on_server} {index}");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{way} {index}");
         }
         assert_eq!(chain.get("/").await.text().await.unwrap(), "Unknown");
     }

@@ -107,6 +107,11 @@ impl Cgroups {
         self.write_freeze(b"0");
     }
 
+    /// Whether one of them exists.
+    pub fn populated(&self) -> bool {
+        self.0.as_ref().is_some_and(|tree| tree.says("populated 1"))
+    }
+
     fn write_freeze(&self, value: &[u8]) {
         let Some(tree) = &self.0 else { return };
         // What is below freezes and thaws with it (cgroup-v2, "cgroup.freeze").
@@ -138,10 +143,15 @@ impl Tree {
     }
 
     fn is_frozen(&self) -> bool {
+        self.says("frozen 1")
+    }
+
+    /// A line of `cgroup.events` (cgroup-v2, "Core Interface Files").
+    fn says(&self, line: &str) -> bool {
         let mut events = [0; 256];
         let length = self.events.read_at(&mut events, 0).unwrap_or_default();
         let text = events.get(..length).and_then(|events| std::str::from_utf8(events).ok());
-        text.is_some_and(|events| events.lines().any(|line| line == "frozen 1"))
+        text.is_some_and(|events| events.lines().any(|said| said == line))
     }
 }
 

@@ -92,11 +92,11 @@ impl Quiesce {
         self.cgroups.frozen(patience).await
     }
 
-    /// Whether user processes have run on since a hold whose recovery has not come: in a clone they then ran as those of the
-    /// machine that was held.
+    /// Whether user processes have run on since a standstill whose recovery has not come: in a clone they then ran as those of
+    /// the machine it was made of. Those of a hold may have ended since.
     pub fn ran_on(&self) -> bool {
         let state = self.state();
-        !state.frozen && state.pending.is_some_and(|pending| pending.held)
+        !state.frozen && state.pending.is_some_and(|pending| pending.held || self.cgroups.populated())
     }
 
     /// Begins a standstill and answers its number.

@@ -15,7 +15,7 @@ use proto::hostagent::v1 as wire;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{After, CapsuleQuery, Change, HeldTemplate, HostLoad, NewCapsule, Placement, Store, Task};
-use tokio::sync::broadcast;
+use tokio::sync::{Mutex, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +37,8 @@ struct Inner {
     bus: Bus,
     hosts: Hosts,
     active: Coalesce,
+    /// One at a time finds room on a host and takes it.
+    admission: Mutex<()>,
     tasks: TaskTracker,
     /// Capsules this server moved: whoever waits for one here need not wait for the relay of its event.
     moved: broadcast::Sender<CapsuleId>,
@@ -56,6 +58,7 @@ impl Fleet {
             bus,
             hosts: Hosts::default(),
             active: Coalesce::default(),
+            admission: Mutex::default(),
             tasks: TaskTracker::new(),
             moved: broadcast::Sender::new(bus::LISTENER_QUEUE),
             stop: CancellationToken::new(),
@@ -109,7 +112,8 @@ impl Fleet {
             access_token: random_token(),
             metadata: request.metadata,
         };
-        self.place(new, |loads| schedule::choose(loads, &hosts, size)).await
+        let fleet = self.clone();
+        self.to_its_end(async move { fleet.place(new, |loads| schedule::choose(loads, &hosts, size)).await }).await
     }
 
     /// Writes a capsule down on the host chosen, and begins to make it.
@@ -119,6 +123,7 @@ impl Fleet {
         choose: impl FnOnce(&[HostLoad]) -> Option<HostId> + Send,
     ) -> Result<Capsule, Error> {
         let size = new.size;
+        let _alone = self.0.admission.lock().await;
         match self.store().place(new, limits::TEAM_CAPSULES_MAX, choose).await? {
             Placement::Placed(capsule, pending) => {
                 self.carry_out(pending, (*capsule).clone());
@@ -172,6 +177,13 @@ impl Fleet {
 
     /// Begins to bring a paused capsule back; it is `resuming` on return.
     pub async fn resume(&self, team: TeamId, id: CapsuleId, how: Resume) -> Result<Capsule, Error> {
+        let fleet = self.clone();
+        self.to_its_end(async move { fleet.resume_through(team, id, how).await }).await
+    }
+
+    async fn resume_through(&self, team: TeamId, id: CapsuleId, how: Resume) -> Result<Capsule, Error> {
+        // What fits is still so when it is written.
+        let _alone = self.0.admission.lock().await;
         let capsule = self.get(team, id).await?;
         if capsule.status == CapsuleStatus::Paused {
             let loads = self.store().loads().await?;
@@ -182,7 +194,7 @@ impl Fleet {
         }
         let lifetime = how.lifetime.or_else(|| renewed(capsule.lifetime, Utc::now()));
         let task = Task::Resume { discard_memory: how.discard_memory };
-        self.ask(team, id, task, Change { lifetime, ..Change::default() }).await
+        self.ask_through(team, id, task, Change { lifetime, ..Change::default() }).await
     }
 
     /// Begins to remove a capsule; it is `stopping` on return, or what it is when it has ended before.
@@ -191,6 +203,11 @@ impl Fleet {
     }
 
     async fn ask(&self, team: TeamId, id: CapsuleId, task: Task, change: Change) -> Result<Capsule, Error> {
+        let fleet = self.clone();
+        self.to_its_end(async move { fleet.ask_through(team, id, task, change).await }).await
+    }
+
+    async fn ask_through(&self, team: TeamId, id: CapsuleId, task: Task, change: Change) -> Result<Capsule, Error> {
         let capsule = self.get(team, id).await?;
         let event = Event::Asked(task.operation());
         let (capsule, applied) = self.apply_again(capsule, &event, Some(task), change).await?;
@@ -219,6 +236,7 @@ impl Fleet {
             let capsule = self.store().capsule(id).await?.ok_or_else(|| Error::not_found("capsule"))?;
             let reached = match until {
                 Until::Settled => !capsule.status.is_transient(),
+                Until::Past(revision) => capsule.revision > revision,
                 Until::Running => !matches!(capsule.status, CapsuleStatus::Starting | CapsuleStatus::Resuming),
             };
             if reached {
@@ -328,6 +346,16 @@ impl Fleet {
         &self.0.stop
     }
 
+    /// Does it also if whoever asked leaves meanwhile: what has been written down must be begun, too.
+    pub(crate) async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, answer) = oneshot::channel();
+        self.spawn(async move { drop(sender.send(work.await)) });
+        answer.await.map_err(|_| stopping())?
+    }
+
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let abandon = self.0.abandon.clone();
         self.0.tasks.spawn(async move {
@@ -363,6 +391,10 @@ fn renewed(lifetime: Lifetime, now: DateTime<Utc>) -> Option<Lifetime> {
         }
         _ => None,
     }
+}
+
+pub(crate) fn stopping() -> Error {
+    Error::new(Code::Unavailable, "the server is stopping")
 }
 
 pub(crate) fn no_host(size: Size) -> Error {

@@ -2,13 +2,13 @@
 //! snapshot is given up. Whatever of this a server leaves undone, the creates are operations like all others, and a
 //! snapshot that nobody waits for any more is given up by the next look at its host.
 
-use crate::fleet::{no_host, random_token};
+use crate::fleet::{no_host, random_token, stopping};
 use crate::{Fleet, Fork, schedule};
 use chrono::Utc;
 use connectrpc::client::CallOptions;
 use futures_util::{StreamExt, stream};
 use hostlink::AgentLink;
-use model::{Capsule, CapsuleId, Code, Error, HostId, TeamId};
+use model::{Capsule, CapsuleId, Error, HostId, TeamId};
 use proto::hostagent::v1 as wire;
 use std::time::Duration;
 use store::{HostLoad, NewCapsule};
@@ -38,7 +38,7 @@ impl Fleet {
                 fleet.abandon(unwanted).await;
             }
         });
-        answer.await.map_err(|_| Error::new(Code::Unavailable, "the server is stopping"))?
+        answer.await.map_err(|_| stopping())?
     }
 
     async fn fork_through(&self, source: &Capsule, how: Fork) -> Result<Vec<Result<Capsule, Error>>, Error> {

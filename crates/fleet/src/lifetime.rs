@@ -26,6 +26,16 @@ impl Fleet {
         &self,
         team: TeamId,
         id: CapsuleId,
+        change: impl FnOnce(Lifetime) -> Option<Lifetime> + Send + 'static,
+    ) -> Result<Capsule, Error> {
+        let fleet = self.clone();
+        self.to_its_end(async move { fleet.change_through(team, id, change).await }).await
+    }
+
+    async fn change_through(
+        &self,
+        team: TeamId,
+        id: CapsuleId,
         change: impl FnOnce(Lifetime) -> Option<Lifetime> + Send,
     ) -> Result<Capsule, Error> {
         let before = self.when_ready(team, id).await?;

@@ -79,6 +79,8 @@ pub enum Until {
     Settled,
     /// It runs, or it does not and nothing is under way that would change that.
     Running,
+    /// It has moved since it had this revision.
+    Past(u64),
 }
 
 /// Which capsules to list.

@@ -11,7 +11,6 @@ use proto::hostagent::v1 as wire;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use store::HeldTemplate;
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 /// Names under which SDKs ask for the template that every installation has.
@@ -60,14 +59,12 @@ impl Fleet {
             let text = format!("the capsule is {}: only a running or paused one can be kept", source.status);
             return Err(Error::new(Code::InvalidState, text));
         }
-        let (sender, answer) = oneshot::channel();
         let fleet = self.clone();
-        self.spawn(async move {
-            let saved = fleet.save_through(&source, template, name, wish.discard_memory, wish.overwrite).await;
-            // A caller who left finds it in the list.
-            let _ = sender.send(saved);
-        });
-        answer.await.map_err(|_| Error::new(Code::Unavailable, "the server is stopping"))?
+        // A caller who left finds it in the list.
+        self.to_its_end(async move {
+            fleet.save_through(&source, template, name, wish.discard_memory, wish.overwrite).await
+        })
+        .await
     }
 
     /// Asked before a capsule is disturbed; the write at the end asks again.

@@ -35,6 +35,8 @@ pub const HEAD_LIMIT: Duration = Duration::from_secs(30);
 pub const PREPARE_LIMIT: Duration = Duration::from_secs(3);
 /// Largest RPC message taken from a guest.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// The same of a process's stream, of which many may wait for their reader; the daemon's largest is a terminal's past, 256 KiB.
+const STREAM_MESSAGE_BYTES_MAX: usize = 512 << 10;
 
 /// Clients of one guest daemon, each with a pool of its own. Dropping the last clone closes its idle connections.
 #[derive(Clone)]
@@ -88,6 +90,12 @@ impl Envd {
 pub fn options(user: &str) -> CallOptions {
     let options = CallOptions::default();
     if user.is_empty() { options } else { options.with_header(http::header::AUTHORIZATION, basic(user)) }
+}
+
+/// Options of a call that is answered by a process's stream.
+#[must_use]
+pub fn stream_options(user: &str) -> CallOptions {
+    options(user).with_max_message_size(STREAM_MESSAGE_BYTES_MAX)
 }
 
 /// Options of a short call.

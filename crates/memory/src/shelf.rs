@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use crate::staging::{self, sync_directory};
 pub struct Shelf {
     dir: PathBuf,
     users: Arc<Mutex<HashMap<Uuid, Users>>>,
+    graves: Sender<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -40,10 +42,14 @@ impl Shelf {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(staging::PREFIX) {
-                fs::remove_dir_all(entry.path())?;
+                match fs::remove_dir_all(entry.path()) {
+                    // Whoever had this shelf before is still at it.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
         }
-        Ok(Self { dir: dir.to_owned(), users: Arc::default() })
+        Ok(Self { dir: dir.to_owned(), users: Arc::default(), graves: clear_graves(dir)? })
     }
 
     /// The directory; drafts are begun in it.
@@ -77,7 +83,8 @@ impl Shelf {
         Some(Pin { shelf: self.clone(), id })
     }
 
-    /// Removes generation `id`, now or when its last pin is dropped. Removing what is not there succeeds.
+    /// Removes generation `id`, now or when its last pin is dropped. Removing what is not there succeeds. Its space is given
+    /// back in the background: that may take long.
     pub fn remove(&self, id: Uuid) -> io::Result<()> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         match users.get_mut(&id) {
@@ -102,18 +109,34 @@ impl Shelf {
         Ok(unwanted)
     }
 
-    /// Renames first: a removal cut short by a crash must not leave half a generation under its name.
+    /// Only takes its name away: a removal cut short by a crash must not leave half a generation under it, and nobody who needs the
+    /// lock waits for the rest.
     fn erase(&self, id: Uuid) -> io::Result<()> {
         let grave = self.dir.join(format!("{}{id}", staging::PREFIX));
         match fs::rename(self.path(id), &grave) {
             Ok(()) => {
-                sync_directory(&self.dir)?;
-                fs::remove_dir_all(grave)
+                // Should nobody take it, the next start does.
+                let _ = self.graves.send(grave);
+                Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
     }
+}
+
+/// A thread that removes what it is sent, for as long as there is somebody who may send.
+fn clear_graves(dir: &Path) -> io::Result<Sender<PathBuf>> {
+    let (graves, queue) = mpsc::channel::<PathBuf>();
+    let dir = dir.to_owned();
+    std::thread::Builder::new().name("graves".into()).spawn(move || {
+        for grave in queue {
+            if let Err(error) = sync_directory(&dir).and_then(|()| fs::remove_dir_all(&grave)) {
+                tracing::warn!(path = %grave.display(), %error, "left behind until the next start");
+            }
+        }
+    })?;
+    Ok(graves)
 }
 
 impl Pin {

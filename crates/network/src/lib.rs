@@ -10,6 +10,7 @@
 //! Everything visible on the host carries the instance id: two instances on one machine do not meet.
 
 mod address;
+mod connections;
 mod conntrack;
 mod dns;
 mod entrance;

@@ -20,7 +20,7 @@ use crate::setup::{Host, Plan, SetupError, system};
 use crate::slot::{Prepared, Slot, SlotIndex};
 use crate::stock::Stock;
 use crate::traffic::{Meter, Traffic};
-use crate::{conntrack, forwarding, limits, namespace, range, rules};
+use crate::{connections, conntrack, forwarding, limits, namespace, range, rules};
 
 /// What a network needs to know.
 #[derive(Debug, Clone)]
@@ -291,6 +291,17 @@ impl Inner {
         tokio::select! {
             () = tokio::time::sleep(limits::QUARANTINE) => {}
             () = self.stop.cancelled() => return,
+        }
+        match self.host.entrance.run(&prepared.namespace, connections::any).await {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::debug!(index, "connections into it are open, removing it");
+                return self.discard(index).await;
+            }
+            Err(error) => {
+                tracing::warn!(index, %error, "cannot list the connections of a slot, removing it");
+                return self.discard(index).await;
+            }
         }
         if self.stock().ready() >= self.options.ready_slots + limits::SPARE_SLOTS {
             return self.discard(index).await;

@@ -159,6 +159,23 @@ fn the_next_guest_hears_nothing_of_the_former_ones_flows() {
 }
 
 #[test]
+fn a_slot_with_an_open_connection_is_given_to_nobody() {
+    on_a_host(|lab| async move {
+        let network = lab.network(0).await;
+        let slot = network.acquire().await.unwrap();
+        let guest = Guest::boot(&slot);
+        let _open = slot.dial(PORT).await.unwrap();
+        drop(guest);
+        network.release(slot);
+        while !namespaces(&lab.instance).is_empty() {
+            assert_eq!(network.ready(), 0);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        network.destroy_all().await.unwrap();
+    });
+}
+
+#[test]
 fn dialling_without_a_guest_fails_at_once_and_never_reaches_another() {
     on_a_host(|lab| async move {
         let network = lab.network(0).await;

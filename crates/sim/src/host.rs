@@ -266,17 +266,17 @@ impl Environment for Host {
         Ok(())
     }
 
-    fn report(&self, event: &SandboxEvent) -> io::Result<()> {
+    async fn report(&self, event: SandboxEvent) -> Result<(), Failure> {
         let Some(done) = self.act_now("adding an event") else { return Ok(()) };
         self.with(|world| {
             let lost = world.defect == Some(Defect::LostEvent) && world.happens(300);
             if done.is_err() {
-                world.event_not_written(event);
+                world.event_not_written(&event);
             } else if !lost {
-                world.report(event);
+                world.report(&event);
             }
         });
-        done
+        done.map_err(Failure::at("adding an event"))
     }
 
     fn snapshots(&self) -> &Snapshots {

@@ -17,7 +17,7 @@ use connectrpc::{
     StreamMessage,
 };
 use convert::{class, identifier, lifetime, sandbox, snapshot, target};
-use guestlink::{options, timed_options};
+use guestlink::{options, stream_options, timed_options};
 use lifecycle::agent::Command;
 use model::CapsuleId;
 use network::Policy;
@@ -236,9 +236,9 @@ impl wire::HostAgentService for Service {
         let to = target(request.target.as_option())?;
         let lease = self.lease(&to.sandbox_id).await?;
         let options = match request.timeout_ms {
-            0 => options(&to.user),
+            0 => stream_options(&to.user),
             // To the guest daemon a deadline is the life of the process.
-            ms => options(&to.user).with_timeout(Duration::from_millis(ms)),
+            ms => stream_options(&to.user).with_timeout(Duration::from_millis(ms)),
         };
         let call = lease.guest.envd.process().start_with_options(relay::required(request.request)?, options);
         let started = relay::until_gone(&lease, call).await?;
@@ -254,7 +254,7 @@ impl wire::HostAgentService for Service {
         let to = target(request.target.as_option())?;
         let lease = self.lease(&to.sandbox_id).await?;
         let process = lease.guest.envd.process();
-        let call = process.connect_with_options(relay::required(request.request)?, options(&to.user));
+        let call = process.connect_with_options(relay::required(request.request)?, stream_options(&to.user));
         let connected = relay::until_gone(&lease, call).await?;
         Ok(relay::server_stream(connected, lease))
     }

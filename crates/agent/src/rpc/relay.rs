@@ -12,7 +12,8 @@ use http::StatusCode;
 use proto::hostagent::v1 as wire;
 use proto::process;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// A unary call with an embedded guest request.
 macro_rules! unary {
@@ -59,33 +60,42 @@ where
 {
     let (sender, receiver) = mpsc::channel(limits::STREAM_BUFFER);
     tokio::spawn(forward(opened, lease, sender));
-    let messages = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|m| (m, receiver)) });
+    let messages = stream::unfold(receiver, |mut receiver| async {
+        let (message, _room) = receiver.recv().await?;
+        Some((message, receiver))
+    });
     Response::new(Box::pin(messages))
 }
 
+/// A message on its way, with its share of [`limits::STREAM_BYTES`].
+type Buffered<M> = (Result<StreamMessage<M>, ConnectError>, Option<OwnedSemaphorePermit>);
+
 /// Until the stream ends, its reader leaves, or the guest's life ends. Waits while the reader is slow.
-async fn forward<B, V, M>(
-    mut from: ServerStream<B, V>,
-    lease: Lease,
-    to: mpsc::Sender<Result<StreamMessage<M>, ConnectError>>,
-) where
+async fn forward<B, V, M>(mut from: ServerStream<B, V>, lease: Lease, to: mpsc::Sender<Buffered<M>>)
+where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
     V: buffa::MessageView<'static, Owned = M> + Send + Sync + 'static,
     M: buffa::HasMessageView<View<'static> = V> + DeserializeOwned + Send + Sync + 'static,
 {
+    let room = Arc::new(Semaphore::new(limits::STREAM_BYTES as usize));
     loop {
         let next = tokio::select! {
             next = from.message::<M>() => next,
             () = lease.guest.gone.cancelled() => Err(gone()),
             () = to.closed() => return,
         };
-        let (item, last) = match next {
-            Ok(Some(message)) => (Ok(message), false),
+        let message = match next {
+            Ok(Some(message)) => message,
             Ok(None) => return,
-            Err(error) => (Err(error), true),
+            Err(error) => return drop(to.send((Err(error), None)).await),
         };
-        if to.send(item).await.is_err() || last {
+        let bytes = u32::try_from(message.bytes().len()).unwrap_or(u32::MAX).min(limits::STREAM_BYTES);
+        let permit = tokio::select! {
+            permit = room.clone().acquire_many_owned(bytes) => permit.ok(),
+            () = to.closed() => return,
+        };
+        if to.send((Ok(message), permit)).await.is_err() {
             return;
         }
     }
@@ -134,7 +144,7 @@ pub async fn split_file(
 /// A file of the guest in messages of bounded size.
 pub async fn read_file(lease: Lease, path: &str, user: &str) -> ServiceResult<ServiceStream<wire::ReadFileResponse>> {
     let content = lease.guest.envd.read_file(path, user).await.map_err(|error| file_error(&error))?;
-    let gone_token = lease.guest.gone.clone();
+    let ended = lease.guest.gone.clone();
     let messages = content
         .flat_map(|chunk| {
             let parts: Vec<_> = match chunk {
@@ -145,7 +155,9 @@ pub async fn read_file(lease: Lease, path: &str, user: &str) -> ServiceResult<Se
             };
             stream::iter(parts)
         })
-        .take_until(async move { gone_token.cancelled_owned().await })
+        .take_until(lease.guest.gone.clone().cancelled_owned())
+        // A file that was cut off must not look like a whole one.
+        .chain(stream::once(async move { ended.is_cancelled().then(|| Err(gone())) }).filter_map(std::future::ready))
         .inspect(move |_| {
             // Held by the closure until the stream is dropped.
             let _ = &lease;

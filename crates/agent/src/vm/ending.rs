@@ -56,8 +56,17 @@ fn last_words(id: Uuid, exit: Option<&ExitRecord>) -> EndReason {
     tracing::error!(vm = %id, words, "a VM ended by itself");
     match exit {
         Some(exit) if exit.cause == Cause::HostOom => EndReason::HostOom,
+        Some(exit) if says_out_of_memory(&exit.console_tail) => EndReason::GuestOom,
         _ => EndReason::VmCrash,
     }
+}
+
+/// The kernel's last words when it finds nothing to kill, or is not to look for it (`mm/oom_kill.c`, Linux 6.1). A guest that says so
+/// for no reason deceives nobody but its owner.
+fn says_out_of_memory(console: &str) -> bool {
+    ["Kernel panic - not syncing: System is deadlocked on memory", "Kernel panic - not syncing: Out of memory"]
+        .iter()
+        .any(|words| console.contains(words))
 }
 
 /// A VMM's end in one line. The guest wrote parts of it: bounded, and no control characters.
@@ -68,4 +77,21 @@ pub(super) fn describe(exit: &ExitRecord) -> String {
     };
     let (console, errors) = (last(&exit.console_tail), last(&exit.errors_tail));
     format!("the VMM ended ({:?}, {:?}); console: {console:?}; messages: {errors:?}", exit.end, exit.cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_out_of_memory_says_so_last() {
+        for (console, out_of_memory) in [
+            ("[1] Kernel panic - not syncing: System is deadlocked on memory\n[1] ---[ end", true),
+            ("[1] Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled\n", true),
+            ("[1] Out of memory: Killed process 7 (python3)\n[9] reboot: Power down\n", false),
+            ("", false),
+        ] {
+            assert_eq!(says_out_of_memory(console), out_of_memory, "{console}");
+        }
+    }
 }

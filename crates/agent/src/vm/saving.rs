@@ -12,6 +12,7 @@ use memory::{Base, DiskDraft, Draft, Filled, Generation, SaveError, Seal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::SemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use vmm::Dirty;
@@ -32,6 +33,7 @@ impl Vm {
         host: &Arc<Host>,
         mut labels: BTreeMap<String, String>,
     ) -> Result<Generation, Failure> {
+        let _saving = self.admit_save(host).await?;
         self.label_daemon(&mut labels);
         let began = Instant::now();
         let ahead = self.ahead.take();
@@ -56,6 +58,7 @@ impl Vm {
         host: &Arc<Host>,
         mut labels: BTreeMap<String, String>,
     ) -> Result<(Generation, Standstill), Failure> {
+        let _saving = self.admit_save(host).await?;
         self.label_daemon(&mut labels);
         let draft = draft(host, self.base.clone(), self.ahead.take()).await?;
         points::pass(host, "snapshot.begun").await;
@@ -81,6 +84,16 @@ impl Vm {
         let generation = self.commit(host, filled, labels).await;
         self.draft_ahead(host);
         Ok((generation?, standstill))
+    }
+
+    /// Waits for its turn and takes the space it may need, while the guest runs.
+    async fn admit_save<'h>(&self, host: &'h Host) -> Result<(SemaphorePermit<'h>, disk::Reservation), Failure> {
+        let turn = host.saves.acquire().await.map_err(|_| Failure::Stopping)?;
+        let bytes = match self.vmm.dirty() {
+            Dirty::InProcess => anonymous_bytes(self.keeper.vmm_pid()),
+            Dirty::Written => u64::from(self.class.memory_mb) << 20,
+        };
+        Ok((turn, host.pool.admit(bytes).map_err(Host::no_space)?))
     }
 
     /// As [`Self::save`], of the disk alone: whoever goes on from it boots.
@@ -243,12 +256,22 @@ impl Vm {
     /// After a save that failed: lets the VM run on and wakes what the guest quiesced.
     pub async fn carry_on(&self, record: &Record) -> Result<(), Failure> {
         self.machine.resume().await.map_err(Failure::at("letting the VM run"))?;
-        // A guest that does not answer now is still a running VM; its own watchdog ends the standstill.
-        if let Err(failure) = self.init(|| init(record, Purpose::Resume, false)).await {
+        // A guest that does not answer now is still a running VM; its own watchdog ends the standstill. Nobody waits for it longer.
+        let told = timeout(limits::CARRY_ON, self.init(|| init(record, Purpose::Resume, false))).await;
+        if let Err(failure) = told.map_err(Failure::at("configuring the guest")).and_then(|told| told) {
             tracing::warn!(vm = %self.id, %failure, "the guest was not told that it goes on");
         }
         Ok(())
     }
+}
+
+/// Memory that a process shares with no file, in RAM or swapped out (`proc_pid_status(5)`): what is saved of a guest, and a little
+/// more. None of a process that is gone.
+fn anonymous_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok());
+    (kib("RssAnon:").unwrap_or(0_u64) + kib("VmSwap:").unwrap_or(0)) << 10
 }
 
 /// The draft that was begun ahead, or a new one.

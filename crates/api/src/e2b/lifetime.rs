@@ -81,11 +81,21 @@ async fn to_running(state: &ApiState, capsule: Capsule, asked: ConnectBody) -> C
     match capsule.status {
         CapsuleStatus::Running => {
             // A capsule that ends only when idle keeps doing so.
-            let capsule = match capsule.lifetime {
-                Lifetime::Until { .. } => state.fleet.extend_lifetime(team, id, lifetime).await?,
-                Lifetime::Idle { .. } => capsule,
-            };
-            Ok((StatusCode::OK, Json(Sandbox::from(&capsule))))
+            if matches!(capsule.lifetime, Lifetime::Idle { .. }) {
+                return Ok((StatusCode::OK, Json(Sandbox::from(&capsule))));
+            }
+            match state.fleet.extend_lifetime(team, id, lifetime).await {
+                Ok(capsule) => Ok((StatusCode::OK, Json(Sandbox::from(&capsule)))),
+                Err(error) if error.code == Code::InvalidState => {
+                    // Its host has just begun to end it, and has not said so yet.
+                    let moved = state.fleet.wait(id, Until::Past(capsule.revision), limits::HOLD).await?;
+                    if moved.revision == capsule.revision {
+                        return Err(error.into());
+                    }
+                    Box::pin(to_running(state, moved, asked)).await
+                }
+                Err(error) => Err(error.into()),
+            }
         }
         CapsuleStatus::Paused => {
             let how = Resume { discard_memory: asked.memory == Some(false), lifetime: Some(lifetime) };

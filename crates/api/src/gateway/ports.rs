@@ -55,6 +55,6 @@ impl Backend for Ports {
             async move { link.dial().await }
         });
         // Which life of the capsule a connection belongs to is the agent's concern.
-        Ok(Admission { generation: 0, dialler, lease: Box::new(()) })
+        Ok(Admission::beyond(dialler))
     }
 }

@@ -4,7 +4,9 @@ use crate::Verdict;
 use crate::host::Footprint;
 use crate::platform::{Platform, SETTLE};
 use futures_util::future::try_join_all;
-use model::{CapsuleId, CapsuleStatus, Code};
+use model::rest::CreateCapsule;
+use model::{CapsuleId, CapsuleStatus, Code, limits};
+use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 20;
 /// Storms on one capsule, and who takes part in each.
@@ -43,9 +45,13 @@ while True:
 
 /// Starts a program that takes commands by `/root/in` and answers by `/root/out`.
 pub async fn start_keeper(platform: &Platform, id: CapsuleId, program: &'static str) -> Verdict {
-    platform.client.write_file(id, "/root/keeper.py", std::io::Cursor::new(program.as_bytes())).await?;
-    platform.sh(id, "mkfifo /root/in /root/out; nohup python3 /root/keeper.py >/root/log 2>&1 &").await?;
-    Ok(())
+    platform.sh(id, "mkfifo /root/in /root/out").await?;
+    start_program(platform, id, "/root/keeper.py", program).await
+}
+
+async fn start_program(platform: &Platform, id: CapsuleId, path: &str, program: &'static str) -> Verdict {
+    platform.client.write_file(id, path, std::io::Cursor::new(program.as_bytes())).await?;
+    platform.sh(id, &format!("nohup python3 {path} >/root/log 2>&1 &")).await.map(drop)
 }
 
 /// Random writes and zeroing in memory and on disk, then pause, resume, compare; twenty times.
@@ -61,6 +67,51 @@ pub async fn memory_and_disk_survive_twenty_rounds(platform: &mut Platform) -> V
             return Err(format!("round {round}: {before} became {after}").into());
         }
     }
+    platform.destroy(id).await
+}
+
+/// A file that is being read and a request to a port fail when the capsule is paused under them: neither waits for ever, and
+/// neither looks like it had come to its end.
+pub async fn a_pause_cuts_what_is_open(platform: &mut Platform) -> Verdict {
+    const ENDLESS: &str = r"
+import socket, time
+server = socket.create_server(('0.0.0.0', 7000))
+peer, _ = server.accept()
+peer.recv(4096)
+peer.sendall(b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n')
+time.sleep(3600)
+";
+    let id = platform.capsule().await?.id;
+    start_program(platform, id, "/root/endless.py", ENDLESS).await?;
+    platform.sh(id, "truncate -s 1G /root/large; until grep -q :1B58 /proc/net/tcp; do sleep 0.1; done").await?;
+    let mut file = platform.client.read_file(id, "/root/large").await?;
+    let http = reqwest::Client::builder().timeout(SETTLE).build()?;
+    let mut page = http.get(&platform.base_url).header("Host", format!("7000-{id}.localhost")).send().await?;
+    assert_eq!(page.chunk().await?.as_deref(), Some(&b"hello"[..]));
+    assert!(file.chunk().await?.is_some());
+    platform.pause(id).await?;
+    let Err(error) = page.chunk().await else { return Err("the page is not at its end".into()) };
+    assert!(!error.is_timeout(), "{error}");
+    while let Ok(chunk) = file.chunk().await {
+        assert!(chunk.is_some(), "the file is not at its end");
+    }
+    platform.destroy(id).await
+}
+
+/// What was paused because nobody used it has all of its idle time again once it is resumed.
+pub async fn idle_time_counts_from_the_resume(platform: &mut Platform) -> Verdict {
+    let idle = CreateCapsule { timeout_sec: Some(limits::IDLE_S_MIN.into()), ..CreateCapsule::default() };
+    let id = platform.client.create(&idle).await?.id;
+    let deadline = Instant::now() + SETTLE;
+    while platform.client.get(id).await?.status != CapsuleStatus::Paused {
+        assert!(Instant::now() < deadline, "it is not paused");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Whatever was done in it lies further back than that.
+    platform.resume(id).await?;
+    // Longer than an end that is overdue takes to begin.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    platform.sh(id, "true").await?;
     platform.destroy(id).await
 }
 

@@ -70,6 +70,8 @@ async fn main() {
         startup::full_disk_refuses_capsules,
         startup::full_disk_stops_no_capsule_for_good,
         lifecycle::memory_and_disk_survive_twenty_rounds,
+        lifecycle::a_pause_cuts_what_is_open,
+        lifecycle::idle_time_counts_from_the_resume,
         lifecycle::five_at_once_leave_nothing,
         lifecycle::a_storm_on_one_capsule_leaves_one_state,
         egress::changes_at_once_and_for_good,
