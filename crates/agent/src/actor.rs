@@ -272,6 +272,7 @@ impl<H: Environment> Actor<H> {
         let (_, effects) = self.machine.on(&Event::VmExited(self.loss(why)));
         self.record.reason = self.machine.reason().cloned();
         self.tell(&effects).await;
+        self.publish();
         self.host.evict(self.record.id);
         if let Some(vm) = self.vm.take() {
             vm.end(&self.host).await;
@@ -316,6 +317,7 @@ impl<H: Environment> Actor<H> {
             (Err(_), Err(why)) => Event::Failed(Left::Nothing(self.loss(why.clone()))),
         };
         self.vm = outcome.vm.ok();
+        let by_itself = self.machine.reason() == Some(&EndReason::Ttl);
         if self.vm.is_some() && matches!(operation, Operation::Create | Operation::Resume) {
             // An idle lifetime counts from when somebody can use it.
             self.shared.touch();
@@ -327,7 +329,7 @@ impl<H: Environment> Actor<H> {
             Ok(Some(place)) => {
                 let old = std::mem::replace(&mut self.record.place, place);
                 operations::free(&self.host, &old, &self.record.place);
-                self.retry = limits::LIFETIME_RETRY;
+                (self.retry_at, self.retry) = (Instant::now(), limits::LIFETIME_RETRY);
                 Ok(())
             }
             Ok(None) => {
@@ -342,8 +344,10 @@ impl<H: Environment> Actor<H> {
                 if operation == Operation::Pause && self.vm.is_none() {
                     self.lose().await;
                 }
-                self.retry_at = Instant::now() + self.retry;
-                self.retry = (self.retry * 2).min(limits::LIFETIME_RETRY_MAX);
+                if by_itself {
+                    self.retry_at = Instant::now() + self.retry;
+                    self.retry = (self.retry * 2).min(limits::LIFETIME_RETRY_MAX);
+                }
                 Err(failure)
             }
         };

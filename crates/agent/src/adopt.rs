@@ -33,8 +33,12 @@ pub async fn end_unowned_vms(listing: &Listing, vms: &Path, runtime: &Path) {
             if id.is_none_or(|id| owned.contains(&id)) {
                 continue;
             }
-            if is_runtime && let Ok(Some(keeper)) = keeper::attach(&entry.path()) {
-                let _ = keeper.kill().await;
+            if is_runtime
+                && let Ok(Some(keeper)) = keeper::attach(&entry.path())
+                && let Err(error) = keeper.kill().await
+            {
+                tracing::error!(path = %entry.path().display(), %error, "its VMM may still run; left for the next start");
+                continue;
             }
             if let Err(error) = std::fs::remove_dir_all(entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "left behind");

@@ -38,6 +38,14 @@ pub enum Failure {
         /// What there is.
         free_mb: u64,
     },
+    /// The host has too little memory left.
+    #[error("not enough memory on the host: {available_mb} MiB available, {needed_mb} MiB needed to start")]
+    Memory {
+        /// What a start of this size is given room for.
+        needed_mb: u64,
+        /// What there is.
+        available_mb: u64,
+    },
     /// The host has as many capsules as it takes.
     #[error("this host takes no more capsules")]
     Full,
@@ -76,7 +84,7 @@ impl From<Failure> for ConnectError {
             Failure::State(_) => ErrorCode::FailedPrecondition,
             Failure::Exists => ErrorCode::AlreadyExists,
             Failure::Invalid(_) => ErrorCode::InvalidArgument,
-            Failure::Space { .. } | Failure::Full => ErrorCode::ResourceExhausted,
+            Failure::Space { .. } | Failure::Memory { .. } | Failure::Full => ErrorCode::ResourceExhausted,
             Failure::Incompatible { .. } => {
                 return ConnectError::new(
                     ErrorCode::FailedPrecondition,

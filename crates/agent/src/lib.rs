@@ -20,6 +20,7 @@ pub mod handle;
 mod host;
 pub mod laps;
 mod limits;
+mod memory_room;
 mod metrics;
 pub mod operations;
 mod options;

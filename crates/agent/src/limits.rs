@@ -49,6 +49,10 @@ pub const STARTS_MIN: usize = 4;
 pub const CLASSES: usize = 16;
 /// Disk space a VM may write before it is admitted, in bytes.
 pub const ADMIT_DISK: u64 = 256 << 20;
+/// Memory that a start leaves to everybody else, in MiB, beside a part of the VM's own.
+pub const MEMORY_LEFT_MB: u64 = 256;
+/// One part in so many of its memory a VM touches soon.
+pub const MEMORY_TOUCHED_SHARE: u64 = 4;
 /// One part in so many left free is little room.
 pub const LITTLE_ROOM: u64 = 10;
 /// Between two looks at the room on the disk.
@@ -72,7 +76,7 @@ pub const REHEARSALS: usize = 2;
 pub const LIFETIME_LOOK: Duration = Duration::from_secs(30);
 /// Until a lifetime that could not be ended is ended again.
 pub const LIFETIME_RETRY: Duration = Duration::from_secs(30);
-/// It waits twice as long after each failure, but not longer than this: every attempt stops the guest for a moment.
+/// It waits twice as long after each failure, but not longer than this: most attempts stop the guest for a moment.
 pub const LIFETIME_RETRY_MAX: Duration = Duration::from_mins(8);
 /// VMs saved at a time: the disk is the bottleneck, and a guest that waits for its turn runs on.
 pub const SAVES: usize = 4;

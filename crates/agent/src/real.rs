@@ -225,6 +225,7 @@ impl VirtualMachine for Vm {
         labels: BTreeMap<String, String>,
         discard_memory: bool,
     ) -> Result<Uuid, Failure> {
+        let _turn = self.turn_to_save(host).await?;
         let saved =
             if discard_memory { Vm::save_disk(self, host, labels).await } else { Vm::save(self, host, labels).await };
         Ok(saved?.id())

@@ -2,6 +2,7 @@
 
 use crate::classes::Classes;
 use crate::events::Outbox;
+use crate::failure::Failure;
 use crate::handle::How;
 use crate::host::Host;
 use crate::metrics::Metrics;
@@ -179,8 +180,10 @@ impl Agent {
         self.host.stopping.cancel();
         if how == Stop::PauseAll {
             let pauses = self.registry.all().into_iter().map(|handle| async move {
-                if let Err(failure) = handle.ask(Command::Pause, How::default()).await {
-                    tracing::debug!(%failure, "not paused");
+                match handle.ask(Command::Pause, How::default()).await {
+                    // It does not run.
+                    Ok(_) | Err(Failure::State(_)) => {}
+                    Err(failure) => tracing::warn!(%failure, "not paused; it runs on"),
                 }
             });
             stream::iter(pauses).buffer_unordered(limits::SHUTDOWN_PAUSES).collect::<()>().await;

@@ -11,13 +11,12 @@ use self::launching::{Running, launch, reach, spec};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::laps::Laps;
-use crate::limits;
 use crate::metrics::Gauges;
-use crate::points;
 use crate::record::{Class, Place, Record};
 use crate::shared::Guest;
 use crate::told::{Purpose, init, metadata, moment, run_to_end};
 use crate::vm_dirs::Dirs;
+use crate::{limits, memory_room, points};
 use futures_util::FutureExt;
 use guestlink::{Envd, Init, InitError};
 use keeper::Keeper;
@@ -118,6 +117,7 @@ impl Vm {
     ) -> Result<Self, Failure> {
         let mut laps = Laps::begin();
         let dirs = Dirs::of(host, id);
+        memory_room::admit(class).inspect_err(|_| dirs.remove())?;
         let space = host.pool.admit(limits::ADMIT_DISK).inspect_err(|_| dirs.remove()).map_err(Host::no_space)?;
         let root_disk = dirs.disk();
         let (slot, cloned) = tokio::join!(host.network.acquire(), host.clone_disk(disk, id));
@@ -199,8 +199,11 @@ impl Vm {
     /// Frees what is left of a VM that cannot be found again.
     pub async fn discard(host: &Arc<Host>, id: Uuid, slot: Option<Slot>) {
         let dirs = Dirs::of(host, id);
-        if let Ok(Some(keeper)) = keeper::attach(&dirs.runtime) {
-            let _ = keeper.kill().await;
+        if let Ok(Some(keeper)) = keeper::attach(&dirs.runtime)
+            && let Err(error) = keeper.kill().await
+        {
+            tracing::error!(vm = %id, %error, "its VMM may still run; what it has stays until the next start");
+            return;
         }
         let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
         if let Some(slot) = slot {

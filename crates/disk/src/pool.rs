@@ -102,6 +102,21 @@ pub struct Pool {
     path: PathBuf,
     kind: Kind,
     ledger: Arc<Ledger>,
+    /// Of what is taken for a moment: it may come out of what others were promised, and gives theirs back soon.
+    short: Arc<Ledger>,
+    /// What others had on the file system when the pool was opened.
+    others_bytes: u64,
+}
+
+/// Used bytes of a file system.
+fn used_bytes(path: &Path) -> io::Result<u64> {
+    let fs = rustix::fs::statvfs(path)?;
+    Ok(fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize))
+}
+
+/// What lies on the file system beside the pool; less than that where the pool's files share extents, which count in each.
+fn others_bytes(pool: &Path) -> io::Result<u64> {
+    Ok(used_bytes(pool)?.saturating_sub(usage::allocated_bytes(pool)?))
 }
 
 /// The files of a pool.
@@ -139,7 +154,12 @@ impl Pool {
         if matches!(kind, Kind::Loop { .. }) {
             places.push(wrenn_dir.to_owned());
         }
-        Ok(Self { path: layout.pool, kind, ledger: Ledger::new(places) })
+        let others_bytes = match kind {
+            Kind::Loop { .. } => 0,
+            Kind::Reflink | Kind::Plain { .. } => others_bytes(&layout.pool).map_err(directory(&layout.pool))?,
+        };
+        let (ledger, short) = (Ledger::new(places.clone()), Ledger::new(places));
+        Ok(Self { path: layout.pool, kind, ledger, short, others_bytes })
     }
 
     /// `<wrenn_dir>/pool`.
@@ -162,11 +182,17 @@ impl Pool {
         self.ledger.free_bytes()
     }
 
-    /// Bytes of the file system, used and unused. A pool file has what it holds and what it can still get from the one it is in.
+    /// Bytes there are for the pool, used and unused. A pool file has what it holds and what it can still get from the file system it
+    /// is in.
     pub fn size_bytes(&self) -> io::Result<u64> {
-        let fs = rustix::fs::statvfs(&self.path)?;
-        let used = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
+        let used = used_bytes(&self.path)?.saturating_sub(self.others_bytes);
         Ok(self.ledger.unused_bytes()?.saturating_add(used))
+    }
+
+    /// As [`Self::admit`], for a work that must be possible also where all is promised, because it gives space back, and ends soon: only
+    /// others of its kind count.
+    pub fn admit_short(&self, bytes: u64) -> Result<Reservation, AdmitError> {
+        self.short.admit(bytes)
     }
 
     /// Promises `bytes` to the caller, or says how much there is.

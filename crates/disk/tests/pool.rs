@@ -192,6 +192,10 @@ fn space_is_promised_once() {
         }
         other => panic!("{other:?}"),
     }
+    // What is taken for a moment competes with its like alone.
+    let short = pool.admit_short(free / 2 + 1).unwrap();
+    assert!(matches!(pool.admit_short(free / 2 + 1), Err(AdmitError::NoSpace { .. })));
+    drop(short);
     half.consume(MIB);
     assert_eq!(half.remaining_bytes(), free / 2 + 1 - MIB);
     drop(half);

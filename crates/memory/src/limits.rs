@@ -39,6 +39,9 @@ pub const WRITTEN_FRAGMENTS: u64 = 512;
 /// wait for, some 0.1 ms.
 pub const SLICE_BYTES: u64 = 256 << 10;
 
+/// Generations that wait to be erased; what comes beyond that the next start erases.
+pub const GRAVES: usize = 10_000;
+
 /// Buffers of [`COPY_BYTES`] between reading ahead and putting in place.
 pub const PREFETCH_BUFFERS: usize = 2;
 

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
+use crate::limits;
 use crate::staging::{self, sync_directory};
 
 /// Generations in one directory, with counts of their users in this process; one per directory.
@@ -19,7 +20,7 @@ use crate::staging::{self, sync_directory};
 pub struct Shelf {
     dir: PathBuf,
     users: Arc<Mutex<HashMap<Uuid, Users>>>,
-    graves: Sender<PathBuf>,
+    graves: SyncSender<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -36,20 +37,18 @@ pub struct Pin {
 }
 
 impl Shelf {
-    /// The generations in `dir`, which is made if it does not exist. Drafts left by a crash are removed.
+    /// The generations in `dir`, which is made if it does not exist. Drafts left by a crash are removed in
+    /// the background.
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
+        let shelf = Self { dir: dir.to_owned(), users: Arc::default(), graves: clear_graves(dir)? };
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(staging::PREFIX) {
-                match fs::remove_dir_all(entry.path()) {
-                    // Whoever had this shelf before is still at it.
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+                shelf.bury(entry.path());
             }
         }
-        Ok(Self { dir: dir.to_owned(), users: Arc::default(), graves: clear_graves(dir)? })
+        Ok(shelf)
     }
 
     /// The directory; drafts are begun in it.
@@ -109,14 +108,19 @@ impl Shelf {
         Ok(unwanted)
     }
 
+    fn bury(&self, grave: PathBuf) {
+        if let Err(error) = self.graves.try_send(grave) {
+            tracing::warn!(%error, "left behind until the next start");
+        }
+    }
+
     /// Only takes its name away: a removal cut short by a crash must not leave half a generation under it, and nobody who needs the
     /// lock waits for the rest.
     fn erase(&self, id: Uuid) -> io::Result<()> {
         let grave = self.dir.join(format!("{}{id}", staging::PREFIX));
         match fs::rename(self.path(id), &grave) {
             Ok(()) => {
-                // Should nobody take it, the next start does.
-                let _ = self.graves.send(grave);
+                self.bury(grave);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -126,8 +130,8 @@ impl Shelf {
 }
 
 /// A thread that removes what it is sent, for as long as there is somebody who may send.
-fn clear_graves(dir: &Path) -> io::Result<Sender<PathBuf>> {
-    let (graves, queue) = mpsc::channel::<PathBuf>();
+fn clear_graves(dir: &Path) -> io::Result<SyncSender<PathBuf>> {
+    let (graves, queue) = mpsc::sync_channel::<PathBuf>(limits::GRAVES);
     let dir = dir.to_owned();
     std::thread::Builder::new().name("graves".into()).spawn(move || {
         for grave in queue {

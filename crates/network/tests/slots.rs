@@ -5,7 +5,7 @@ mod lab;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::{Guest, INTERNET, Lab, PORT, namespaces, on_a_host};
 use network::{AdoptError, Network, Orphans, Policy};
@@ -139,9 +139,7 @@ fn the_next_guest_hears_nothing_of_the_former_ones_flows() {
         drop(guest);
         network.release(slot);
         assert_eq!(network.ready(), 0, "no quarantine");
-        while network.ready() == 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        lab::recycled(&network).await;
 
         let slot = network.acquire().await.unwrap();
         assert_eq!((slot.index(), slot.policy()), (index, &Policy::default()));
@@ -167,8 +165,10 @@ fn a_slot_with_an_open_connection_is_given_to_nobody() {
         let _open = slot.dial(PORT).await.unwrap();
         drop(guest);
         network.release(slot);
+        let released = Instant::now();
         while !namespaces(&lab.instance).is_empty() {
             assert_eq!(network.ready(), 0);
+            assert!(released.elapsed() < Duration::from_mins(1), "it is neither given away nor removed");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         network.destroy_all().await.unwrap();

@@ -133,9 +133,7 @@ fn counters_are_the_guests_own() {
 
         drop(guest);
         network.release(slot);
-        while network.ready() == 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        lab::recycled(&network).await;
         let slot = network.acquire().await.unwrap();
         assert_eq!((slot.index(), slot.traffic().await.unwrap()), (index, Traffic::default()));
         let guest = Guest::boot(&slot);

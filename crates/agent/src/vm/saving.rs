@@ -33,7 +33,7 @@ impl Vm {
         host: &Arc<Host>,
         mut labels: BTreeMap<String, String>,
     ) -> Result<Generation, Failure> {
-        let _saving = self.admit_save(host).await?;
+        let _space = self.admit_save(host)?;
         self.label_daemon(&mut labels);
         let began = Instant::now();
         let ahead = self.ahead.take();
@@ -58,7 +58,7 @@ impl Vm {
         host: &Arc<Host>,
         mut labels: BTreeMap<String, String>,
     ) -> Result<(Generation, Standstill), Failure> {
-        let _saving = self.admit_save(host).await?;
+        let _space = self.admit_save(host)?;
         self.label_daemon(&mut labels);
         let draft = draft(host, self.base.clone(), self.ahead.take()).await?;
         points::pass(host, "snapshot.begun").await;
@@ -86,14 +86,14 @@ impl Vm {
         Ok((generation?, standstill))
     }
 
-    /// Waits for its turn and takes the space it may need, while the guest runs.
-    async fn admit_save<'h>(&self, host: &'h Host) -> Result<(SemaphorePermit<'h>, disk::Reservation), Failure> {
-        let turn = host.saves.acquire().await.map_err(|_| Failure::Stopping)?;
-        let bytes = match self.vmm.dirty() {
-            Dirty::InProcess => anonymous_bytes(self.keeper.vmm_pid()),
-            Dirty::Written => u64::from(self.class.memory_mb) << 20,
-        };
-        Ok((turn, host.pool.admit(bytes).map_err(Host::no_space)?))
+    /// Waits until it may be paused, while its guest runs on.
+    pub async fn turn_to_save<'h>(&self, host: &'h Host) -> Result<SemaphorePermit<'h>, Failure> {
+        self.while_alive(host.saves.acquire()).await?.map_err(|_| Failure::Stopping)
+    }
+
+    /// The space it may need to be saved.
+    fn admit_save(&self, host: &Host) -> Result<disk::Reservation, Failure> {
+        host.pool.admit_short(anonymous_bytes(self.keeper.vmm_pid())).map_err(Host::no_space)
     }
 
     /// As [`Self::save`], of the disk alone: whoever goes on from it boots.

@@ -98,6 +98,15 @@ impl Lab {
     }
 }
 
+/// Returns when a released slot is ready again.
+pub async fn recycled(network: &Network) {
+    let released = Instant::now();
+    while network.ready() == 0 {
+        assert!(released.elapsed() < Duration::from_mins(1), "it does not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 pub fn options(instance: &InstanceId, home: &Path, ready_slots: usize) -> NetworkOptions {
     NetworkOptions {
         instance: instance.clone(),
