@@ -33,10 +33,7 @@ pub async fn end_unowned_vms(listing: &Listing, vms: &Path, runtime: &Path) {
             if id.is_none_or(|id| owned.contains(&id)) {
                 continue;
             }
-            if is_runtime
-                && let Ok(Some(keeper)) = keeper::attach(&entry.path())
-                && let Err(error) = keeper.kill().await
-            {
+            if is_runtime && let Err(error) = keeper::end(&entry.path()).await {
                 tracing::error!(path = %entry.path().display(), %error, "its VMM may still run; left for the next start");
                 continue;
             }

@@ -9,6 +9,7 @@ use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::{Class, Records};
 use crate::snapshots::{self, Snapshots};
+use crate::space::Room;
 use crate::vm_dirs::Dirs;
 use image::Artifacts;
 use keeper::cgroup::CgroupSpec;
@@ -17,7 +18,7 @@ use network::Network;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -67,6 +68,8 @@ pub struct Host {
     pub metrics: Metrics,
     /// The way to the guests' ports.
     pub proxy: edge::Proxy<Guests>,
+    /// Room on the disk.
+    pub room: watch::Sender<Room>,
     /// Background work, awaited at the end.
     pub tasks: TaskTracker,
     /// Cancelled when the agent ends.
@@ -192,6 +195,8 @@ impl Host {
             ("kernel_version", self.artifacts.kernel_release.clone()),
             ("vmm_version", self.vmm.title()),
             ("agent_version", env!("CARGO_PKG_VERSION").to_owned()),
+            // Of the same release: the guest's is replaced by the host's when it starts.
+            ("envd_version", env!("CARGO_PKG_VERSION").to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into()

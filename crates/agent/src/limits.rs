@@ -55,8 +55,12 @@ pub const MEMORY_LEFT_MB: u64 = 256;
 pub const MEMORY_TOUCHED_SHARE: u64 = 4;
 /// One part in so many left free is little room.
 pub const LITTLE_ROOM: u64 = 10;
+/// With less than so many bytes unused VMs are stopped before a write of theirs fails.
+pub const STAND_STILL_BELOW: u64 = 192 << 20;
+/// With as many they go on.
+pub const GO_ON_FROM: u64 = 256 << 20;
 /// Between two looks at the room on the disk.
-pub const ROOM_LOOK: Duration = Duration::from_secs(30);
+pub const ROOM_LOOK: Duration = Duration::from_millis(250);
 /// Network slots kept prepared.
 pub const READY_SLOTS: usize = 4;
 /// A VMM dies before its host's own programs when memory runs out.

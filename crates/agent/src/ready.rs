@@ -75,7 +75,7 @@ impl Ready {
         for _ in 0..missing {
             let (host, class) = (host.clone(), class.clone());
             let task = host.tasks.clone();
-            task.spawn(async move { host.ready.make(&host, class).await });
+            task.spawn(async move { Box::pin(host.ready.make(&host, class)).await });
         }
     }
 

@@ -13,6 +13,7 @@ use crate::record::{Class, Records};
 use crate::registry::Registry;
 use crate::rpc::Service;
 use crate::snapshots::{self, Snapshots};
+use crate::space::Room;
 use crate::tier::{NoVmm, Vmms};
 use crate::{adopt, limits, space};
 use axum::Router;
@@ -25,6 +26,7 @@ use memory::Shelf;
 use network::{Network, NetworkOptions, Orphans};
 use proto::hostagent::v1::HostAgentServiceExt;
 use rustix::fs::Mode;
+use std::fs::Permissions;
 use std::io;
 use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vmm::{Tier, Vmm};
@@ -222,6 +224,8 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     let runtime = runtime_dir(&instance);
     let empty = runtime.join("empty");
     std::fs::create_dir_all(&empty).map_err(directory(&empty))?;
+    // Sockets by which VMs are ruled.
+    std::fs::set_permissions(&runtime, Permissions::from_mode(0o700)).map_err(directory(&runtime))?;
     let groups = groups(&instance);
     let capsules = pool.path().join("capsules");
     let records = Records::open(capsules.clone()).map_err(directory(&capsules))?;
@@ -270,6 +274,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         ready,
         metrics: Metrics::default(),
         proxy: edge::Proxy::new(Guests(registry.clone()), edge::Hop::ToGuest),
+        room: watch::Sender::new(Room::Enough),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),
     });

@@ -35,8 +35,8 @@ pub async fn teardown(dir: &Path, purge: bool) -> Result<(), TeardownError> {
     let runtime = runtime_dir(&instance);
     if let Ok(entries) = std::fs::read_dir(&runtime) {
         for entry in entries.flatten() {
-            if let Ok(Some(keeper)) = keeper::attach(&entry.path()) {
-                let _ = keeper.kill().await;
+            if let Err(error) = keeper::end(&entry.path()).await {
+                tracing::error!(path = %entry.path().display(), %error, "its VMM may still run");
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::laps::Laps;
 use crate::metrics::Gauges;
 use crate::record::{Class, Place, Record};
 use crate::shared::Guest;
+use crate::space::Room;
 use crate::told::{Purpose, init, metadata, moment, run_to_end};
 use crate::vm_dirs::Dirs;
 use crate::{limits, memory_room, points};
@@ -24,7 +25,9 @@ use memory::{Base, Draft, Generation, Pin};
 use network::Slot;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +54,10 @@ pub struct Vm {
     booted: bool,
     laps: Laps,
     gone: CancellationToken,
+    /// Room on the disk.
+    room: watch::Receiver<Room>,
+    /// Whether it was stopped for want of room.
+    stands_still: AtomicBool,
     /// The draft of its next generation, begun while nobody waits for it.
     ahead: Option<JoinHandle<Option<Draft>>>,
 }
@@ -153,6 +160,8 @@ impl Vm {
             booted: true,
             laps,
             gone: CancellationToken::new(),
+            room: host.room.subscribe(),
+            stands_still: AtomicBool::new(false),
             ahead: None,
         })
     }
@@ -187,6 +196,8 @@ impl Vm {
             booted: false,
             laps: Laps::begin(),
             gone: CancellationToken::new(),
+            room: host.room.subscribe(),
+            stands_still: AtomicBool::new(false),
             ahead: None,
         };
         // A pause that the restart cut short left it stopped.
@@ -199,9 +210,7 @@ impl Vm {
     /// Frees what is left of a VM that cannot be found again.
     pub async fn discard(host: &Arc<Host>, id: Uuid, slot: Option<Slot>) {
         let dirs = Dirs::of(host, id);
-        if let Ok(Some(keeper)) = keeper::attach(&dirs.runtime)
-            && let Err(error) = keeper.kill().await
-        {
+        if let Err(error) = keeper::end(&dirs.runtime).await {
             tracing::error!(vm = %id, %error, "its VMM may still run; what it has stays until the next start");
             return;
         }

@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use crate::admission::{AdmitError, Ledger, Reservation};
+use crate::admission::{AdmitError, Ledger, Reservation, available_bytes};
 use crate::busy::outlast;
 use crate::cloning::{self, CloneError, Cloned};
 use crate::{mounts, usage, xfs};
@@ -106,6 +106,8 @@ pub struct Pool {
     short: Arc<Ledger>,
     /// What others had on the file system when the pool was opened.
     others_bytes: u64,
+    /// The file it is in.
+    image: Option<PathBuf>,
 }
 
 /// Used bytes of a file system.
@@ -150,8 +152,9 @@ impl Pool {
         if layout.image.exists() {
             restrict(&layout.image, 0o600).map_err(directory(&layout.image))?;
         }
+        let image = matches!(kind, Kind::Loop { .. }).then_some(layout.image);
         let mut places = vec![layout.pool.clone()];
-        if matches!(kind, Kind::Loop { .. }) {
+        if image.is_some() {
             places.push(wrenn_dir.to_owned());
         }
         let others_bytes = match kind {
@@ -159,7 +162,7 @@ impl Pool {
             Kind::Reflink | Kind::Plain { .. } => others_bytes(&layout.pool).map_err(directory(&layout.pool))?,
         };
         let (ledger, short) = (Ledger::new(places.clone()), Ledger::new(places));
-        Ok(Self { path: layout.pool, kind, ledger, short, others_bytes })
+        Ok(Self { path: layout.pool, kind, ledger, short, others_bytes, image })
     }
 
     /// `<wrenn_dir>/pool`.
@@ -180,6 +183,15 @@ impl Pool {
     /// Bytes that can still be admitted.
     pub fn free_bytes(&self) -> io::Result<u64> {
         self.ledger.free_bytes()
+    }
+
+    /// Bytes nobody uses, promised or not. What is written in a pool file takes space from the file system below only later: it
+    /// counts as taken.
+    pub fn unused_bytes(&self) -> io::Result<u64> {
+        let unused = self.ledger.unused_bytes()?;
+        let Some(image) = &self.image else { return Ok(unused) };
+        let owed = used_bytes(&self.path)?.saturating_sub(usage::allocated_bytes(image)?);
+        Ok(unused.min(available_bytes(image)?.saturating_sub(owed)))
     }
 
     /// Bytes there are for the pool, used and unused. A pool file has what it holds and what it can still get from the file system it

@@ -202,6 +202,48 @@ fn space_is_promised_once() {
     pool.admit(free / 2 + 1).unwrap();
 }
 
+/// A file of so many bytes, none of them written.
+fn allocate(path: &Path, bytes: u64) {
+    let file = File::create(path).unwrap();
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
+}
+
+/// A file system of 1 GiB, mounted as long as this lives.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(place: &'a Path) -> Self {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", place, "tmpfs", flags, Some(c"size=1g")).unwrap();
+        Self(place)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn what_a_pool_file_has_still_to_get_is_not_unused() {
+    let home = Home::new();
+    let disk = SmallDisk::mount(home.path());
+    let pool = home.open();
+    assert!(matches!(pool.kind(), Kind::Loop { .. }));
+
+    allocate(&home.path().join("others"), 700 * MIB);
+    let before = pool.unused_bytes().unwrap();
+    assert!(before <= 324 * MIB, "{before}");
+    allocate(&pool.path().join("ours"), 200 * MIB);
+    let after = pool.unused_bytes().unwrap();
+    // The file got its log and some more when it was made.
+    assert!(after + 150 * MIB <= before, "{before} and then {after}");
+
+    Pool::purge(home.path()).unwrap();
+    drop(disk);
+}
+
 #[test]
 fn deleted_files_give_their_space_back_to_the_host() {
     let home = Home::new();

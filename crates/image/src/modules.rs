@@ -12,8 +12,9 @@ use crate::{Error, files};
 /// to reach the guest.
 const WANTED: &[&str] = &["virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "ext4"];
 
-/// Loaded when the kernel has it: ext4 checksums its metadata with crc32c, several times faster in hardware.
-const WELCOME: &[&str] = &["crc32c_intel"];
+/// Loaded when the kernel has it. ext4 checksums its metadata with crc32c, several times faster in hardware; the other two are
+/// for devices of Firecracker: its entropy, and the balloon by which free pages go back to the host.
+const WELCOME: &[&str] = &["crc32c_intel", "virtio_rng", "virtio_balloon"];
 
 /// Unpacked modules are at most this large.
 const MAX_MODULE_BYTES: u64 = 64 << 20;

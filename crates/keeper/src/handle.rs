@@ -66,7 +66,7 @@ fn failed(action: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
 pub async fn launch(program: &Path, spec: &KeeperSpec) -> Result<Keeper, LaunchError> {
     records::clear(&spec.dir).map_err(failed("clear the machine's directory"))?;
     records::write(&spec.dir, SPEC, spec).map_err(failed("write spec.json"))?;
-    let log = std::fs::File::create(spec.dir.join(LOG)).map_err(failed("create keeper.log"))?;
+    let log = records::create(&spec.dir.join(LOG)).map_err(failed("create keeper.log"))?;
     let mut process = Spawn::new(program)
         .arg("keeper")
         .arg(spec.dir.join(SPEC))
@@ -129,6 +129,14 @@ pub fn attach(dir: &Path) -> io::Result<Option<Keeper>> {
     let pidfd = watch(pidfd, Interest::READABLE)?;
     guard(&pidfd, running)?;
     Ok(Some(Keeper { dir: dir.to_owned(), running, pidfd, child: Mutex::new(None) }))
+}
+
+/// Ends the machine in `dir`, if one runs there. After an error it may still run.
+pub async fn end(dir: &Path) -> io::Result<()> {
+    match attach(dir)? {
+        Some(keeper) => keeper.kill().await.map(drop).map_err(io::Error::other),
+        None => Ok(()),
+    }
 }
 
 /// The process with this id that began at this time, if it runs.

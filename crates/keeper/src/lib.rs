@@ -18,6 +18,6 @@ mod records;
 mod run;
 
 pub use console::{Console, ConsoleHead, console};
-pub use handle::{Keeper, LaunchError, WaitError, attach, launch};
+pub use handle::{Keeper, LaunchError, WaitError, attach, end, launch};
 pub use records::{Cause, End, ExitRecord, KeeperSpec, PAGER, PagerSpec, Running};
 pub use run::{RunError, run};

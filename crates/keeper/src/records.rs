@@ -24,7 +24,7 @@ pub const PAGER: &str = "pager.sock";
 /// What a keeper is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeeperSpec {
-    /// The machine's directory, private to it (mode 0700).
+    /// The machine's directory, below one that only root may enter.
     pub dir: PathBuf,
     /// The VMM.
     pub command: vmm::Command,
@@ -126,10 +126,15 @@ impl ExitRecord {
     }
 }
 
+/// An empty file that only root may read: guests write parts of what comes into it.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 /// Replaces a record as a whole: readers see the old one or the new one.
 pub(crate) fn write(dir: &Path, name: &str, record: &impl Serialize) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = create(&temporary)?;
     file.write_all(&serde_json::to_vec(record)?)?;
     fs::rename(temporary, dir.join(name))
 }

@@ -103,6 +103,8 @@ pub enum EndReason {
     HostOom,
     /// Its VMM ended unexpectedly.
     VmCrash,
+    /// Its memory could not be brought any more: what it was read from failed.
+    PagesLost,
     /// Its host is gone.
     HostLost,
     /// It could not be started: why.
@@ -117,6 +119,7 @@ impl fmt::Display for EndReason {
             Self::GuestOom => f.write_str("guest_oom"),
             Self::HostOom => f.write_str("host_oom"),
             Self::VmCrash => f.write_str("vm_crash"),
+            Self::PagesLost => f.write_str("pages_lost"),
             Self::HostLost => f.write_str("host_lost"),
             Self::StartFailed(why) => write!(f, "start_failed: {why}"),
         }
@@ -127,7 +130,7 @@ impl EndReason {
     /// Whether the VM was lost rather than saved or ended: what the capsule goes back to is older than its end.
     #[must_use]
     pub fn is_loss(&self) -> bool {
-        matches!(self, Self::VmCrash | Self::GuestOom | Self::HostOom | Self::HostLost)
+        matches!(self, Self::VmCrash | Self::PagesLost | Self::GuestOom | Self::HostOom | Self::HostLost)
     }
 
     /// Reads what [`fmt::Display`] wrote; an unknown text counts as a failed start with that text.
@@ -139,6 +142,7 @@ impl EndReason {
             "guest_oom" => Self::GuestOom,
             "host_oom" => Self::HostOom,
             "vm_crash" => Self::VmCrash,
+            "pages_lost" => Self::PagesLost,
             "host_lost" => Self::HostLost,
             other => Self::StartFailed(other.strip_prefix("start_failed: ").unwrap_or(other).to_owned()),
         }
@@ -166,7 +170,9 @@ mod tests {
         for status in CapsuleStatus::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
         }
-        for reason in [EndReason::User, EndReason::VmCrash, EndReason::StartFailed("no kernel".to_owned())] {
+        for reason in
+            [EndReason::User, EndReason::VmCrash, EndReason::PagesLost, EndReason::StartFailed("no kernel".to_owned())]
+        {
             assert_eq!(EndReason::parse(&reason.to_string()), reason);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Knows: how to give a guest a network of its own. A *slot* is a named network namespace with a TAP device for the
 //! VMM, a veth pair to the host, a firewall that lives and dies with the namespace, a limit on what the guest sends,
-//! and, at the guest's gateway, a name server and a service that tells the guest about itself. Slots are prepared ahead ([`Network`]); taking one costs no process and no netlink call. The guest always
+//! and, at the guest's gateway, a name server and a service that tells the guest about itself. Slots are prepared
+//! ahead ([`Network`]); taking one that is ready costs no process and no netlink call. The guest always
 //! has the same addresses, so that one memory image runs in any slot; the agent reaches it through sockets made
 //! inside the namespace ([`Dialler`]), without address translation.
 //! Must never know: capsules, templates, VMMs, RPC.

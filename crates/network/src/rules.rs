@@ -82,6 +82,17 @@ pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
     }
 
     table.base_chain("output", NfChainType::Filter, NfHook::Output, 0, NfChainPolicy::Drop);
+    // While the agent is away nobody serves names and metadata. A guest that is not told so asks again, and is answered then.
+    let unreachable = [("type", "destination-unreachable"), ("code", "port-unreachable")];
+    table.rule(
+        "output",
+        [&[to(TAP)], unreachable.map(|(field, is)| like(payload("icmp", field), text(is))).as_slice(), &[DROP]]
+            .concat(),
+    );
+    for (server, port) in [(GATEWAY_ADDRESS, 53), (METADATA_ADDRESS, 80)] {
+        let from_it = [like(ip("saddr"), address(server)), like(payload("tcp", "sport"), Expression::Number(port))];
+        table.rule("output", [&[to(TAP)], from_it.as_slice(), &unaccepted(), &[DROP]].concat());
+    }
     table.rule("output", vec![to(TAP), like(ip("daddr"), address(GUEST_ADDRESS)), ACCEPT]);
 
     table.chain("egress");
@@ -261,6 +272,14 @@ fn over(flows: u32) -> Statement<'static> {
 
 fn syn() -> Statement<'static> {
     compare(payload("tcp", "flags"), Operator::IN, text("syn"))
+}
+
+/// The answer to a SYN where nobody listens: other resets continue a sequence.
+fn unaccepted() -> [Statement<'static>; 2] {
+    [
+        compare(payload("tcp", "flags"), Operator::IN, text("rst")),
+        like(payload("tcp", "sequence"), Expression::Number(0)),
+    ]
 }
 
 /// Uplinks with a smaller MTU (tunnels, some clouds) whose ICMP errors get lost on the way would stall large answers.

@@ -3,13 +3,13 @@
 
 mod lab;
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use lab::{Guest, Lab, on_a_host};
-use network::{Network, Orphans, Policy, Resolvers};
+use network::{Adoption, Network, Orphans, Policy, Resolvers};
 
 const SERVER: (std::net::Ipv4Addr, u16) = (network::GATEWAY_ADDRESS, 53);
 const REFUSED: u8 = 5;
@@ -73,9 +73,13 @@ fn write_message(stream: &mut TcpStream, message: &[u8]) {
     stream.write_all(message).unwrap();
 }
 
-async fn network(lab: &Lab, resolvers: Vec<SocketAddr>) -> Network {
+async fn adoption(lab: &Lab, resolvers: Vec<SocketAddr>) -> Adoption {
     let options = network::NetworkOptions { resolvers: Resolvers::Fixed(resolvers), ..lab.options(0) };
-    Network::open(options).await.unwrap().finish(Orphans::Remove).await
+    Network::open(options).await.unwrap()
+}
+
+async fn network(lab: &Lab, resolvers: Vec<SocketAddr>) -> Network {
+    adoption(lab, resolvers).await.finish(Orphans::Remove).await
 }
 
 fn ask(guest: &Guest, message: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -162,5 +166,37 @@ fn a_guest_without_internet_resolves_nothing() {
             assert_eq!(ids.try_recv().is_ok(), expected == 0);
         }
         network.destroy_all().await.unwrap();
+    });
+}
+
+/// An agent that is replaced is a packet that got lost: nobody is told that nobody is there.
+#[test]
+fn who_asks_while_nobody_serves_is_answered_later() {
+    on_a_host(|lab| async move {
+        let (address, _ids) = resolver(|_| Vec::new());
+        let before = network(&lab, vec![address]).await;
+        let slot = before.acquire().await.unwrap();
+        let (guest, index) = (Arc::new(Guest::boot(&slot)), slot.index());
+        drop(slot);
+        before.close().await;
+
+        let asked = query(3, "example.com");
+        let unheard = guest.ask(SERVER.into(), &asked, Duration::from_millis(200)).unwrap_err();
+        assert_eq!(unheard.kind(), ErrorKind::WouldBlock);
+        let connecting = [SERVER, (network::METADATA_ADDRESS, 80)].map(|server| {
+            let guest = Arc::clone(&guest);
+            std::thread::spawn(move || guest.run(|| TcpStream::connect(server)))
+        });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(connecting.iter().all(|thread| !thread.is_finished()));
+
+        let adoption = adoption(&lab, vec![address]).await;
+        let _slot = adoption.adopt(index, Policy::default()).await.unwrap();
+        let after = adoption.finish(Orphans::Remove).await;
+        assert_eq!(ask(&guest, &asked).unwrap(), answer(&asked, b"udp"));
+        for thread in connecting {
+            tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap().unwrap();
+        }
+        after.destroy_all().await.unwrap();
     });
 }

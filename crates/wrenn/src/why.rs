@@ -55,6 +55,10 @@ fn of_reason(reason: &EndReason) -> (String, &'static str) {
         EndReason::VmCrash => {
             ("its VM ended unexpectedly.".to_owned(), "the agent's log in $WRENN_DIR/logs has its last words")
         }
+        EndReason::PagesLost => (
+            "what its memory was read from failed.".to_owned(),
+            "the agent's log in $WRENN_DIR/logs says what; check its disk",
+        ),
         EndReason::HostLost => {
             ("its host cannot be reached.".to_owned(), "start the host's agent again; what was paused is kept")
         }

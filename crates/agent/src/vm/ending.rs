@@ -3,10 +3,13 @@
 use super::Vm;
 use crate::failure::Failure;
 use crate::limits;
+use crate::space::Room;
 use futures_util::FutureExt;
 use keeper::{Cause, ExitRecord};
 use model::EndReason;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use tokio::sync::watch;
 use uuid::Uuid;
 use vmm::Trouble;
 
@@ -21,14 +24,37 @@ impl Vm {
         last_words(self.id, exit.ok().as_ref())
     }
 
-    /// Until its VMM is gone. The write that failed is tried again each time; nothing of it is lost.
+    /// Until its VMM is gone. It stops by itself when a write fails for want of room, which is tried again each time, so that
+    /// nothing of it is lost; it is stopped before that where such a write would be lost.
     async fn outlast_full_disk(&self) {
-        while self.machine.trouble().await == Trouble::OutOfSpace {
-            tracing::warn!(vm = %self.id, "it stands still: the disk is full; it goes on when there is room");
-            tokio::time::sleep(limits::ROOM_RETRY).await;
-            if let Err(error) = self.machine.resume().await {
-                tracing::warn!(vm = %self.id, %error, "cannot let it go on");
+        let mut room = self.room.clone();
+        loop {
+            if !self.stands_still.load(Ordering::Relaxed) {
+                tokio::select! {
+                    trouble = self.machine.trouble() => if trouble != Trouble::OutOfSpace { return },
+                    _ = room.wait_for(|room| *room == Room::Exhausted) => {}
+                }
             }
+            self.stand_still(&mut room).await;
+        }
+    }
+
+    /// Until there is room, or may be. What was given up in the middle is taken up by the next call.
+    async fn stand_still(&self, room: &mut watch::Receiver<Room>) {
+        tracing::warn!(vm = %self.id, "it stands still: the disk is full; it goes on when there is room");
+        self.stands_still.store(true, Ordering::Relaxed);
+        if *room.borrow() == Room::Exhausted
+            && let Err(error) = self.machine.pause().await
+        {
+            tracing::warn!(vm = %self.id, %error, "cannot make it stand still");
+        }
+        tokio::time::sleep(limits::ROOM_RETRY).await;
+        if room.wait_for(|room| *room != Room::Exhausted).await.is_err() {
+            return;
+        }
+        match self.machine.resume().await {
+            Ok(()) => self.stands_still.store(false, Ordering::Relaxed),
+            Err(error) => tracing::warn!(vm = %self.id, %error, "cannot let it go on"),
         }
     }
 
@@ -55,7 +81,8 @@ fn last_words(id: Uuid, exit: Option<&ExitRecord>) -> EndReason {
     let words = exit.map_or_else(|| "nobody saw how the VMM ended".to_owned(), describe);
     tracing::error!(vm = %id, words, "a VM ended by itself");
     match exit {
-        Some(exit) if exit.cause == Cause::HostOom => EndReason::HostOom,
+        Some(ExitRecord { cause: Cause::HostOom, .. }) => EndReason::HostOom,
+        Some(ExitRecord { cause: Cause::PagesLost, .. }) => EndReason::PagesLost,
         Some(exit) if says_out_of_memory(&exit.console_tail) => EndReason::GuestOom,
         _ => EndReason::VmCrash,
     }

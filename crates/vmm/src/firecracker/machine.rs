@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt as _;
 use super::api::{Api, ApiError};
 use super::handed::Handed;
 use super::requests::{
-    Action, BlockDevice, Create, Disk, Drive, Instance, KernelSource, Load, MODULES_DISK, MachineConfig, NIC,
+    Action, Balloon, BlockDevice, Create, Disk, Drive, Instance, KernelSource, Load, MODULES_DISK, MachineConfig, NIC,
     NetworkInterface, Nothing, Pages, ROOT_DISK, State,
 };
 use crate::machine::{Control, Machine, MachineError, Status, Trouble};
@@ -79,6 +79,7 @@ impl FirecrackerMachine {
             let nic = NetworkInterface { iface_id: NIC, host_dev_name: &nic.tap, guest_mac: nic.mac };
             self.put("/network-interfaces/eth0", &nic).await?;
         }
+        self.put("/balloon", &Balloon::REPORTING).await?;
         self.put("/entropy", &Nothing {}).await
     }
 

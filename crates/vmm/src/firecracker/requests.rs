@@ -95,6 +95,19 @@ pub(super) struct NetworkInterface<'a> {
     pub(super) guest_mac: Mac,
 }
 
+/// A balloon that nobody inflates: through it the guest's kernel names pages it does not use, and Firecracker gives them back to
+/// the host (`docs/ballooning.md`, v1.16, free page reporting).
+#[derive(Debug, Serialize)]
+pub(super) struct Balloon {
+    amount_mib: u64,
+    deflate_on_oom: bool,
+    free_page_reporting: bool,
+}
+
+impl Balloon {
+    pub(super) const REPORTING: Self = Self { amount_mib: 0, deflate_on_oom: true, free_page_reporting: true };
+}
+
 /// `{}`.
 #[derive(Debug, Serialize)]
 pub(super) struct Nothing {}
