@@ -191,6 +191,7 @@ impl<H: Environment> Actor<H> {
             return;
         }
         let former = std::mem::replace(&mut self.record.lifetime, lifetime);
+        (self.retry_at, self.retry) = (Instant::now(), limits::LIFETIME_RETRY);
         self.shared.touch();
         // Before the operation under way ends there may be nothing to write; it ends with the record it began with.
         self.unsaved = self.running.is_some();

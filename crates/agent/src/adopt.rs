@@ -25,16 +25,15 @@ pub fn owned_vms(listing: &Listing) -> Option<HashSet<Uuid>> {
 
 /// Ends VMs that no record names: ready ones, and those of a create or destroy that was cut short.
 pub async fn end_unowned_vms(listing: &Listing, vms: &Path, runtime: &Path) {
-    let Some(owned) = owned_vms(listing) else { return };
+    let Some(mut owned) = owned_vms(listing) else { return };
     for (dir, is_runtime) in [(runtime, true), (vms, false)] {
         let Ok(entries) = std::fs::read_dir(dir) else { continue };
         for entry in entries.flatten() {
             let id = entry.file_name().to_str().and_then(|name| Uuid::parse_str(name).ok());
-            if id.is_none_or(|id| owned.contains(&id)) {
-                continue;
-            }
+            let Some(id) = id.filter(|id| !owned.contains(id)) else { continue };
             if is_runtime && let Err(error) = keeper::end(&entry.path()).await {
                 tracing::error!(path = %entry.path().display(), %error, "its VMM may still run; left for the next start");
+                owned.insert(id);
                 continue;
             }
             if let Err(error) = std::fs::remove_dir_all(entry.path()) {

@@ -132,8 +132,7 @@ async fn boot(host: &Arc<Host>, class: &Class) -> Result<Arc<Generation>, Failur
         let labels = BTreeMap::from([(LABEL.to_owned(), label), ("artifacts".to_owned(), host.artifacts.key.clone())]);
         vm.save(host, labels).await
     };
-    let result = saved.await;
-    let result = result.map_err(|failure| vm.explain(failure));
+    let result = saved.await.map_err(|failure| vm.explain(failure));
     vm.end(host).await;
-    result.map(Arc::new)
+    result
 }

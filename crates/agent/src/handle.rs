@@ -5,7 +5,7 @@ use crate::record::Egress;
 use crate::shared::{Guest, Shared, View};
 use crate::snapshots::{SnapshotWish, Taken};
 use lifecycle::agent::Command;
-use model::Lifetime;
+use model::{CapsuleStatus, Lifetime};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -54,7 +54,7 @@ pub struct Handle<G = Guest> {
     pub shared: Arc<Shared<G>>,
 }
 
-impl<G> Handle<G> {
+impl<G: Clone> Handle<G> {
     /// Of the actor that reads these messages.
     pub(crate) fn new(mailbox: mpsc::Sender<Message<G>>, shared: Arc<Shared<G>>) -> Self {
         Self { mailbox, shared }
@@ -83,8 +83,13 @@ impl<G> Handle<G> {
     /// Keeps a snapshot of it; an id that is taken is left as it is. When the caller leaves, it is given up.
     pub async fn snapshot(&self, wish: SnapshotWish) -> Result<Taken, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.mailbox.send(Message::Snapshot(wish, reply)).await.map_err(|_| Failure::Stopping)?;
-        answer.await.map_err(|_| Failure::Stopping)?
+        self.mailbox.send(Message::Snapshot(wish, reply)).await.map_err(|_| self.ended())?;
+        answer.await.map_err(|_| self.ended())?
+    }
+
+    /// Why nobody answers: it is gone, or the agent ends.
+    fn ended(&self) -> Failure {
+        if self.shared.view().status == CapsuleStatus::Stopped { Failure::Unknown } else { Failure::Stopping }
     }
 
     /// Lets go of the VM without ending it.
@@ -97,7 +102,7 @@ impl<G> Handle<G> {
 
     async fn send(&self, message: impl FnOnce(Reply<G>) -> Message<G>) -> Result<View<G>, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.mailbox.send(message(reply)).await.map_err(|_| Failure::Stopping)?;
-        answer.await.map_err(|_| Failure::Stopping)?
+        self.mailbox.send(message(reply)).await.map_err(|_| self.ended())?;
+        answer.await.map_err(|_| self.ended())?
     }
 }

@@ -37,6 +37,8 @@ pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(30);
 pub const STREAM_BUFFER: usize = 256;
 /// Bytes of them.
 pub const STREAM_BYTES: u32 = 1 << 20;
+/// Buffered messages of an upload.
+pub const UPLOAD_BUFFER: usize = 4;
 /// Bytes per message when a file is streamed.
 pub const FILE_CHUNK: usize = 64 << 10;
 /// Pauses at a time when the agent shuts down: the disk is the bottleneck.
@@ -55,6 +57,8 @@ pub const MEMORY_LEFT_MB: u64 = 256;
 pub const MEMORY_TOUCHED_SHARE: u64 = 4;
 /// One part in so many left free is little room.
 pub const LITTLE_ROOM: u64 = 10;
+/// Between two attempts to end a VMM that does not end.
+pub const END_RETRY: Duration = Duration::from_secs(10);
 /// With less than so many bytes unused VMs are stopped before a write of theirs fails.
 pub const STAND_STILL_BELOW: u64 = 192 << 20;
 /// With as many they go on.

@@ -91,7 +91,7 @@ impl Ready {
                 }
             }
         };
-        let made = made.await;
+        let made = Box::pin(made).await;
         let unwanted = {
             let mut shelf = self.lock();
             let wanted = !host.stopping.is_cancelled() && host.has_template(class.template);
@@ -116,12 +116,14 @@ impl Ready {
         }
     }
 
-    /// Ends all of them.
-    pub async fn clear(&self, host: &Arc<Host>) {
+    /// Ends all of them, and says how many there were.
+    pub async fn clear(&self, host: &Arc<Host>) -> usize {
         let vms: Vec<Vm> = self.lock().values_mut().flat_map(|stock| stock.vms.drain(..)).collect();
+        let count = vms.len();
         for vm in vms {
             vm.end(host).await;
         }
+        count
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Class, Stock>> {

@@ -7,6 +7,7 @@ mod saving;
 
 pub use saving::Standstill;
 
+use self::ending::Remains;
 use self::launching::{Running, launch, reach, spec};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -34,6 +35,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vmm::{Machine, MachineSpec, Start, Vmm};
 
+/// A generation of a VM that went on.
+struct Saved {
+    generation: Arc<Generation>,
+    _pin: Pin,
+}
+
 /// A VM of this host.
 pub struct Vm {
     id: Uuid,
@@ -46,6 +53,8 @@ pub struct Vm {
     base: Base,
     /// Keeps the base on the shelf: the next generation begins as its clone.
     pin: Option<Pin>,
+    /// What was last saved of it, where its VMM only tells what changed since.
+    saved: Option<Saved>,
     /// None when it was found again: what it has written is no longer free anyway.
     _space: Option<disk::Reservation>,
     envd: Envd,
@@ -124,6 +133,9 @@ impl Vm {
     ) -> Result<Self, Failure> {
         let mut laps = Laps::begin();
         let dirs = Dirs::of(host, id);
+        if memory_room::admit(class).is_err() && Box::pin(host.ready.clear(host)).await > 0 {
+            tracing::warn!("VMs that waited were ended: the host's memory is short");
+        }
         memory_room::admit(class).inspect_err(|_| dirs.remove())?;
         let space = host.pool.admit(limits::ADMIT_DISK).inspect_err(|_| dirs.remove()).map_err(Host::no_space)?;
         let root_disk = dirs.disk();
@@ -139,8 +151,13 @@ impl Vm {
         let Running { keeper, vmm, machine } = match launched {
             Ok(launched) => launched,
             Err(failure) => {
-                host.network.release(slot);
-                dirs.remove();
+                match Box::pin(keeper::end(&dirs.runtime)).await {
+                    Ok(()) => {
+                        host.network.release(slot);
+                        dirs.remove();
+                    }
+                    Err(error) => ending::may_still_run(id, &error),
+                }
                 return Err(failure);
             }
         };
@@ -162,6 +179,7 @@ impl Vm {
             gone: CancellationToken::new(),
             room: host.room.subscribe(),
             stands_still: AtomicBool::new(false),
+            saved: None,
             ahead: None,
         })
     }
@@ -198,6 +216,7 @@ impl Vm {
             gone: CancellationToken::new(),
             room: host.room.subscribe(),
             stands_still: AtomicBool::new(false),
+            saved: None,
             ahead: None,
         };
         // A pause that the restart cut short left it stopped.
@@ -211,8 +230,7 @@ impl Vm {
     pub async fn discard(host: &Arc<Host>, id: Uuid, slot: Option<Slot>) {
         let dirs = Dirs::of(host, id);
         if let Err(error) = keeper::end(&dirs.runtime).await {
-            tracing::error!(vm = %id, %error, "its VMM may still run; what it has stays until the next start");
-            return;
+            return ending::may_still_run(id, &error);
         }
         let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
         if let Some(slot) = slot {
@@ -385,15 +403,7 @@ impl Vm {
             let _ = tokio::task::spawn_blocking(move || drop(ahead)).await;
         }
         let _ = tokio::time::timeout(limits::GUEST_ATTEMPT, self.machine.quit()).await;
-        if let Err(error) = self.keeper.kill().await {
-            // Nobody else may have its slot, and the next start finds it by its directories.
-            tracing::error!(vm = %self.id, %error, "the VMM may still run; what it has stays until the next start");
-            return;
-        }
-        // The slot comes last: by its directories the next agent sees that a VM still has one.
-        let dirs = Dirs::of(host, self.id);
-        let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
-        host.network.release(self.slot);
+        Remains { id: self.id, keeper: self.keeper, slot: self.slot }.clear(host).await;
     }
 }
 

@@ -159,7 +159,10 @@ impl Pool {
         }
         let others_bytes = match kind {
             Kind::Loop { .. } => 0,
-            Kind::Reflink | Kind::Plain { .. } => others_bytes(&layout.pool).map_err(directory(&layout.pool))?,
+            Kind::Reflink | Kind::Plain { .. } => others_bytes(&layout.pool).unwrap_or_else(|error| {
+                tracing::warn!(%error, "what others have on the pool's disk is not known");
+                0
+            }),
         };
         let (ledger, short) = (Ledger::new(places.clone()), Ledger::new(places));
         Ok(Self { path: layout.pool, kind, ledger, short, others_bytes, image })

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// What a request holds until its last byte.
 pub(crate) struct Hold {
@@ -54,6 +55,8 @@ struct Held {
     body: Body,
     hold: Hold,
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Cuts it off also while its client reads nothing, when nobody asks for a frame.
+    _cut: AbortOnDropHandle<()>,
 }
 
 /// The body, holding `hold` until it ends.
@@ -61,8 +64,15 @@ pub(crate) fn held(body: Body, hold: Hold) -> Body {
     if body.is_end_stream() {
         return body;
     }
+    let (ended, client) = (hold.over(), hold.client.clone());
+    let cut = tokio::spawn(async move {
+        ended.await;
+        if let Some(client) = client {
+            client.reset();
+        }
+    });
     let over = Box::pin(hold.over());
-    Body::new(Held { body, hold, over })
+    Body::new(Held { body, hold, over, _cut: AbortOnDropHandle::new(cut) })
 }
 
 impl http_body::Body for Held {

@@ -123,7 +123,7 @@ fn why_not(dir: &Path) -> String {
 pub fn attach(dir: &Path) -> io::Result<Option<Keeper>> {
     let Some(running) = records::read::<Running>(dir, RUNNING)? else { return Ok(None) };
     let Some(pidfd) = find(running.keeper_pid, running.keeper_start)? else {
-        end_vmm(&running)?;
+        kill_vmm(&running)?;
         return Ok(None);
     };
     let pidfd = watch(pidfd, Interest::READABLE)?;
@@ -156,8 +156,11 @@ fn find(pid: u32, start: u64) -> io::Result<Option<OwnedFd>> {
 fn guard(keeper: &AsyncFd<OwnedFd>, running: Running) -> io::Result<()> {
     let keeper = watch(keeper.get_ref().try_clone()?, Interest::READABLE)?;
     tokio::spawn(async move {
-        let ended = keeper.readable().await.map(drop);
-        if let Err(error) = ended.and_then(|()| end_vmm(&running)) {
+        let ended = match keeper.readable().await {
+            Ok(_) => end_vmm(running).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
             tracing::error!(pid = running.vmm_pid, %error, "a VMM without its keeper may still run");
         }
     });
@@ -165,8 +168,13 @@ fn guard(keeper: &AsyncFd<OwnedFd>, running: Running) -> io::Result<()> {
 }
 
 /// Ends a VMM whose keeper was killed. The kernel does so only as long as the VMM is the user it was started as: a change of it
-/// takes the death signal away (`PR_SET_PDEATHSIG(2const)`). Blocks until it is gone: milliseconds.
-fn end_vmm(running: &Running) -> io::Result<()> {
+/// takes the death signal away (`PR_SET_PDEATHSIG(2const)`). Done when it is gone.
+async fn end_vmm(running: Running) -> io::Result<()> {
+    tokio::task::spawn_blocking(move || kill_vmm(&running)).await.map_err(io::Error::other)?
+}
+
+/// Blocks until it is gone: milliseconds, for a large one seconds.
+fn kill_vmm(running: &Running) -> io::Result<()> {
     let Some(vmm) = find(running.vmm_pid, running.vmm_start)? else { return Ok(()) };
     match pidfd_send_signal(&vmm, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => {}
@@ -233,7 +241,7 @@ impl Keeper {
             self.wait_exit().await?
         };
         if exit.cause == Cause::KeeperLost {
-            end_vmm(&self.running).map_err(|source| self.waiting(source))?;
+            end_vmm(self.running).await.map_err(|source| self.waiting(source))?;
             let removed = tokio::time::timeout(limits::KILL, self.remove_group()).await;
             removed.unwrap_or_else(|late| Err(late.into())).map_err(|source| self.waiting(source))?;
         }

@@ -19,7 +19,7 @@ mod spec;
 mod trial;
 
 pub use compatibility::{Compatibility, Tier};
-pub use machine::{Control, Dirty, Machine, MachineError, Status, Trouble, Vmm};
+pub use machine::{Control, Dirty, Machine, MachineError, Since, Status, Trouble, Vmm};
 pub use program::ProgramError;
 pub use qmp::{Broken, QmpError};
 pub use spec::{BootSource, Command, Confinement, Jail, Mac, MachineSpec, Memory, Nic, SpecError, Start, User};

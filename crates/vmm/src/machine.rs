@@ -41,6 +41,15 @@ pub trait Vmm: Debug + Send + Sync {
     async fn connect(&self, runtime_dir: &Path, limit: Duration) -> Result<Box<dyn Machine>, MachineError>;
 }
 
+/// What the memory given to a save is a clone of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// What the machine began with.
+    Start,
+    /// What its last save wrote, which succeeded.
+    Save,
+}
+
 /// A running VMM with one machine. All calls may be made again after a failure; one at a time is carried out.
 #[async_trait]
 pub trait Machine: Debug + Send + Sync {
@@ -57,9 +66,9 @@ pub trait Machine: Debug + Send + Sync {
     /// Stops the virtual CPUs and flushes the disks.
     async fn pause(&self) -> Result<(), MachineError>;
 
-    /// Writes the device state of a stopped machine to the new file `state`. `memory` is a clone of the memory file it
-    /// maps, for VMMs that write dirty pages themselves. No time limit. The machine stays stopped and usable.
-    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<(), MachineError>;
+    /// Writes the device state of a stopped machine to the new file `state`. `memory` is a clone, as `since` says, for VMMs that
+    /// write dirty pages themselves. No time limit. The machine stays stopped and usable.
+    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path, since: Since) -> Result<(), MachineError>;
 
     /// Makes the root disk longer, and tells the guest. Before a boot there is nothing to do but to make the file longer.
     async fn grow_disk(&self, spec: &MachineSpec, bytes: u64) -> Result<(), MachineError>;

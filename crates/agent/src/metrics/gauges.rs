@@ -25,7 +25,7 @@ pub struct Reading {
     pub at: Instant,
     /// Time of all its threads on a processor since it started: the guest's and its own.
     pub cpu: Duration,
-    /// Its resident memory: what the guest has touched, freed pages and those shared with other capsules among it,
+    /// Its resident memory: what the guest has touched, on QEMU also what it has freed, those pages shared with other capsules among it,
     /// and its own.
     pub memory_bytes: u64,
     /// Allocated blocks of the root disk, those shared with the template among it.

@@ -79,26 +79,31 @@ where
     M: buffa::HasMessageView<View<'static> = V> + DeserializeOwned + Send + Sync + 'static,
 {
     let room = Arc::new(Semaphore::new(limits::STREAM_BYTES as usize));
-    loop {
+    let failure = loop {
         let next = tokio::select! {
             next = from.message::<M>() => next,
-            () = lease.guest.gone.cancelled() => Err(gone()),
+            () = lease.guest.gone.cancelled() => break gone(),
             () = to.closed() => return,
         };
         let message = match next {
             Ok(Some(message)) => message,
             Ok(None) => return,
-            Err(error) => return drop(to.send((Err(error), None)).await),
+            Err(error) => break error,
         };
         let bytes = u32::try_from(message.bytes().len()).unwrap_or(u32::MAX).min(limits::STREAM_BYTES);
-        let permit = tokio::select! {
-            permit = room.clone().acquire_many_owned(bytes) => permit.ok(),
-            () = to.closed() => return,
+        let passed = async {
+            let permit = room.clone().acquire_many_owned(bytes).await.ok();
+            to.send((Ok(message), permit)).await
         };
-        if to.send((Ok(message), permit)).await.is_err() {
-            return;
+        tokio::select! {
+            sent = passed => if sent.is_err() { return },
+            () = lease.guest.gone.cancelled() => break gone(),
+            () = to.closed() => return,
         }
-    }
+    };
+    // A reader that is slow keeps nothing of a life that ended.
+    drop((from, lease));
+    let _ = to.send((Err(failure), None)).await;
 }
 
 /// The target in the first message, and the guest's input in all of them.
@@ -125,7 +130,7 @@ pub async fn split_file(
     let first = requests.next().await.ok_or_else(|| missing("meta"))??.to_owned_message();
     let Some(Content::Meta(meta)) = first.content else { return Err(missing("meta")) };
     // A channel, because the inbound stream cannot be shared between threads and a request body must.
-    let (sender, receiver) = mpsc::channel(4);
+    let (sender, receiver) = mpsc::channel(limits::UPLOAD_BUFFER);
     tokio::spawn(async move {
         while let Some(message) = requests.next().await {
             let item = message.and_then(|message| match message.to_owned_message().content {
@@ -143,7 +148,10 @@ pub async fn split_file(
 
 /// A file of the guest in messages of bounded size.
 pub async fn read_file(lease: Lease, path: &str, user: &str) -> ServiceResult<ServiceStream<wire::ReadFileResponse>> {
-    let content = lease.guest.envd.read_file(path, user).await.map_err(|error| file_error(&error))?;
+    let content = tokio::select! {
+        content = lease.guest.envd.read_file(path, user) => content.map_err(|error| file_error(&error))?,
+        () = lease.guest.gone.cancelled() => return Err(gone()),
+    };
     let ended = lease.guest.gone.clone();
     let messages = content
         .flat_map(|chunk| {

@@ -2,12 +2,16 @@
 
 use super::Vm;
 use crate::failure::Failure;
+use crate::host::Host;
 use crate::limits;
 use crate::space::Room;
+use crate::vm_dirs::Dirs;
 use futures_util::FutureExt;
-use keeper::{Cause, ExitRecord};
+use keeper::{Cause, ExitRecord, Keeper};
 use model::EndReason;
+use network::Slot;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -67,6 +71,52 @@ impl Vm {
             (failure, _) => failure,
         }
     }
+}
+
+/// What a VM has that was told to end.
+pub(super) struct Remains {
+    pub(super) id: Uuid,
+    pub(super) keeper: Keeper,
+    pub(super) slot: Slot,
+}
+
+impl Remains {
+    /// Ends its processes and frees all it has; in the background, if they take their time.
+    pub(super) async fn clear(self, host: &Arc<Host>) {
+        match self.keeper.kill().await {
+            Ok(_) => self.free(host).await,
+            Err(error) => {
+                may_still_run(self.id, &error);
+                let owner = host.clone();
+                host.tasks.spawn(async move { self.outlast(&owner).await });
+            }
+        }
+    }
+
+    /// Until its processes are gone. The next start finds it by its directories, should this one end before.
+    async fn outlast(self, host: &Arc<Host>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(limits::END_RETRY) => {}
+                () = host.stopping.cancelled() => return,
+            }
+            if self.keeper.kill().await.is_ok() {
+                return self.free(host).await;
+            }
+        }
+    }
+
+    async fn free(self, host: &Host) {
+        // The slot comes last: by its directories the next agent sees that a VM still has one.
+        let dirs = Dirs::of(host, self.id);
+        let _ = tokio::task::spawn_blocking(move || dirs.remove()).await;
+        host.network.release(self.slot);
+    }
+}
+
+/// Nobody else may have what it has, its slot above all.
+pub(super) fn may_still_run(id: Uuid, error: &dyn std::error::Error) {
+    tracing::error!(vm = %id, %error, "its VMM may still run; what it has is kept until it is gone");
 }
 
 /// Why the VM whose keeper ran in `runtime` ended while no agent was there, if it has; logs its last words.

@@ -87,6 +87,7 @@ pub(super) async fn launch(
             Ok(Running { keeper, vmm: host.vmm.clone(), machine })
         }
         Err(failure) => {
+            // Whether it is gone is for the caller to see.
             let _ = keeper.kill().await;
             Err(failure)
         }

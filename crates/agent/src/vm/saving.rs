@@ -1,6 +1,6 @@
 //! Saving a VM: the guest stands still, the machine stops, what differs becomes the next generation.
 
-use super::{Vm, envd};
+use super::{Saved, Vm, envd};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::SemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
-use vmm::Dirty;
+use vmm::{Dirty, Since};
 
 /// How long a snapshot made a VM that goes on stand still.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,12 +32,13 @@ impl Vm {
         &mut self,
         host: &Arc<Host>,
         mut labels: BTreeMap<String, String>,
-    ) -> Result<Generation, Failure> {
-        let _space = self.admit_save(host)?;
+    ) -> Result<Arc<Generation>, Failure> {
+        let space = host.pool.admit_short(self.save_bytes(host)).map_err(Host::no_space)?;
         self.label_daemon(&mut labels);
         let began = Instant::now();
-        let ahead = self.ahead.take();
-        let (draft, ()) = tokio::join!(draft(host, self.base.clone(), ahead), self.quiesce());
+        let (ahead, last) = (self.ahead.take(), self.saved.take());
+        let (base, since) = self.next_base(last.as_ref());
+        let (draft, ()) = tokio::join!(draft(host, base, ahead), self.quiesce());
         let draft = draft?;
         // A draft that had to copy all memory may have outlasted the standstill.
         if began.elapsed() > limits::STANDSTILL {
@@ -46,7 +47,9 @@ impl Vm {
         points::pass(host, "pause.quiesced").await;
         self.machine.pause().await.map_err(Failure::at("stopping the VM"))?;
         points::pass(host, "pause.stopped").await;
-        let (filled, _) = self.fill(host, draft).await?;
+        let (filled, _) = self.fill(host, draft, since).await?;
+        // Written: the file system counts it.
+        drop(space);
         points::pass(host, "pause.filled").await;
         self.commit(host, filled, labels).await
     }
@@ -57,10 +60,13 @@ impl Vm {
         &mut self,
         host: &Arc<Host>,
         mut labels: BTreeMap<String, String>,
-    ) -> Result<(Generation, Standstill), Failure> {
-        let _space = self.admit_save(host)?;
+    ) -> Result<(Arc<Generation>, Standstill), Failure> {
+        // It takes space for good, which may not be what others were promised.
+        let space = host.pool.admit(self.save_bytes(host)).map_err(Host::no_space)?;
         self.label_daemon(&mut labels);
-        let draft = draft(host, self.base.clone(), self.ahead.take()).await?;
+        let (ahead, last) = (self.ahead.take(), self.saved.take());
+        let (base, since) = self.next_base(last.as_ref());
+        let draft = draft(host, base, ahead).await?;
         points::pass(host, "snapshot.begun").await;
         let began = Instant::now();
         // In a clone nothing may run before it knows who it is: without a standstill there is no snapshot.
@@ -71,19 +77,32 @@ impl Vm {
             })
         });
         let filled = match held {
-            Ok(()) => self.stopped(host, draft).await,
+            Ok(()) => self.stopped(host, draft, since).await,
             Err(failure) => Err(failure),
         };
         if let Ok(Err(error)) = self.while_alive(self.envd.release(&now())).await {
             tracing::warn!(vm = %self.id, %error, "the guest was not released; it goes on by itself after 10 s");
         }
         let whole = began.elapsed();
+        drop(space);
         points::pass(host, "snapshot.released").await;
         let (filled, taking) = filled?;
         let standstill = Standstill { whole, taking };
         let generation = self.commit(host, filled, labels).await;
+        if let (Ok(generation), Dirty::Written) = (&generation, self.vmm.dirty()) {
+            let pin = host.shelf.pin(generation.id());
+            self.saved = pin.map(|pin| Saved { generation: generation.clone(), _pin: pin });
+        }
         self.draft_ahead(host);
         Ok((generation?, standstill))
+    }
+
+    /// What the next generation begins as a clone of.
+    fn next_base(&self, last: Option<&Saved>) -> (Base, Since) {
+        match last {
+            Some(last) => (Base::Generation(last.generation.clone()), Since::Save),
+            None => (self.base.clone(), Since::Start),
+        }
     }
 
     /// Waits until it may be paused, while its guest runs on.
@@ -91,9 +110,12 @@ impl Vm {
         self.while_alive(host.saves.acquire()).await?.map_err(|_| Failure::Stopping)
     }
 
-    /// The space it may need to be saved.
-    fn admit_save(&self, host: &Host) -> Result<disk::Reservation, Failure> {
-        host.pool.admit_short(anonymous_bytes(self.keeper.vmm_pid())).map_err(Host::no_space)
+    /// The space it may need to be saved: all its memory, where that is copied or its VMM may write every page.
+    fn save_bytes(&self, host: &Host) -> u64 {
+        match (self.vmm.dirty(), host.pool.kind()) {
+            (Dirty::InProcess, disk::Kind::Loop { .. } | disk::Kind::Reflink) => anonymous_bytes(self.keeper.vmm_pid()),
+            (Dirty::Written, _) | (_, disk::Kind::Plain { .. }) => u64::from(self.class.memory_mb) << 20,
+        }
     }
 
     /// As [`Self::save`], of the disk alone: whoever goes on from it boots.
@@ -101,7 +123,7 @@ impl Vm {
         &mut self,
         host: &Arc<Host>,
         labels: BTreeMap<String, String>,
-    ) -> Result<Generation, Failure> {
+    ) -> Result<Arc<Generation>, Failure> {
         self.flush_guest().await?;
         self.quiesce().await;
         points::pass(host, "pause.quiesced").await;
@@ -117,7 +139,7 @@ impl Vm {
         &mut self,
         host: &Arc<Host>,
         labels: BTreeMap<String, String>,
-    ) -> Result<(Generation, Standstill), Failure> {
+    ) -> Result<(Arc<Generation>, Standstill), Failure> {
         self.flush_guest().await?;
         points::pass(host, "snapshot.begun").await;
         let began = Instant::now();
@@ -145,15 +167,15 @@ impl Vm {
         host: &Host,
         draft: DiskDraft,
         labels: BTreeMap<String, String>,
-    ) -> Result<Generation, Failure> {
+    ) -> Result<Arc<Generation>, Failure> {
         let seal = Seal { compatibility: self.compatibility(host), labels };
-        blocking("writing the generation", move || draft.commit(seal)).await
+        blocking("writing the generation", move || draft.commit(seal)).await.map(Arc::new)
     }
 
     /// Takes the VM's state while it is stopped, and lets it run on.
-    async fn stopped(&self, host: &Host, draft: Draft) -> Result<(Filled, Duration), Failure> {
+    async fn stopped(&self, host: &Host, draft: Draft, since: Since) -> Result<(Filled, Duration), Failure> {
         points::pass(host, "snapshot.held").await;
-        self.while_stopped(host, self.fill(host, draft)).await
+        self.while_stopped(host, self.fill(host, draft, since)).await
     }
 
     /// Does something with the VM stopped. It goes on afterwards, also if it could not be stopped, or is ended.
@@ -179,13 +201,13 @@ impl Vm {
 
     /// Of a stopped VM: device state, what differs of its memory, and a clone of its disk. Answers how long state and
     /// memory took.
-    async fn fill(&self, host: &Host, draft: Draft) -> Result<(Filled, Duration), Failure> {
+    async fn fill(&self, host: &Host, draft: Draft, since: Since) -> Result<(Filled, Duration), Failure> {
         let disk = Dirs::of(host, self.id).disk();
         let (state, memory, clone) = (draft.state_path(), draft.memory_path(), draft.disk_path());
         let (spec, began, dirty) = (self.spec(host), Instant::now(), self.vmm.dirty());
         let limit = limits::VM_SAVE + limits::VM_SAVE_MIB * self.class.memory_mb;
         let save = async {
-            let saved = timeout(limit, self.machine.save(&spec, &state, &memory)).await;
+            let saved = timeout(limit, self.machine.save(&spec, &state, &memory, since)).await;
             saved.map_err(Failure::at("saving the device state"))?.map_err(Failure::at("saving the device state"))
         };
         let clone = blocking("cloning the disk", move || disk::clone_file(&disk, &clone));
@@ -207,11 +229,11 @@ impl Vm {
         host: &Host,
         filled: Filled,
         labels: BTreeMap<String, String>,
-    ) -> Result<Generation, Failure> {
+    ) -> Result<Arc<Generation>, Failure> {
         let seal = Seal { compatibility: self.compatibility(host), labels };
         let (generation, report) = blocking("writing the generation", move || filled.commit(seal)).await?;
         tracing::info!(vm = %self.id, generation = %generation.id(), ?report, "saved");
-        Ok(generation)
+        Ok(Arc::new(generation))
     }
 
     /// What its memory can be loaded by: it goes on as it was begun, whatever the host begins others with by now.
@@ -228,7 +250,7 @@ impl Vm {
         if matches!(host.pool.kind(), disk::Kind::Plain { .. }) {
             return;
         }
-        let (dir, base) = (host.shelf.dir().to_owned(), self.base.clone());
+        let (dir, (base, _)) = (host.shelf.dir().to_owned(), self.next_base(self.saved.as_ref()));
         let (dirty, pid) = (self.vmm.dirty(), self.keeper.vmm_pid());
         let begin = move || {
             let mut draft = Draft::begin(&dir, &base)?;

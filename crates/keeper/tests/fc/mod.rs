@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use vmm::firecracker::Firecracker;
-use vmm::{BootSource, Confinement, Machine, MachineSpec, Memory, Start, User, Vmm};
+use vmm::{BootSource, Confinement, Machine, MachineSpec, Memory, Since, Start, User, Vmm};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -111,7 +111,7 @@ impl Vm {
             Some(base) => drop(fs::copy(base, &saved.memory)?),
             None => File::create(&saved.memory)?.set_len(MEMORY_BYTES)?,
         }
-        self.machine.save(&self.spec, &saved.state, &saved.memory).await?;
+        self.machine.save(&self.spec, &saved.state, &saved.memory, Since::Start).await?;
         Ok(saved)
     }
 }

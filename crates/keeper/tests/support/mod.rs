@@ -11,7 +11,7 @@ use memory::{Base, Draft, Generation, SaveReport, Seal};
 use sys::spawn::Spawn;
 use tokio::io::AsyncBufReadExt;
 use vmm::qemu::{Accelerator, Qemu};
-use vmm::{BootSource, Confinement, Machine, MachineSpec, Memory, Start, User, Vmm};
+use vmm::{BootSource, Confinement, Machine, MachineSpec, Memory, Since, Start, User, Vmm};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -149,7 +149,8 @@ impl Host {
     pub async fn save(&self, guest: &Guest) -> Result<(Arc<Generation>, SaveReport)> {
         let draft = Draft::begin(self.pool.path(), &guest.base)?;
         guest.machine().pause().await?;
-        guest.machine().save(&guest.spec, &draft.state_path(), &draft.memory_path()).await?;
+        let (state, memory) = (draft.state_path(), draft.memory_path());
+        guest.machine().save(&guest.spec, &state, &memory, Since::Start).await?;
         let dirty = self.vmm.dirty();
         disk::clone_file(&guest.spec.root_disk, &draft.disk_path())?;
         let pid = guest.keeper.vmm_pid();

@@ -17,12 +17,13 @@ use super::requests::{
     Action, Balloon, BlockDevice, Create, Disk, Drive, Instance, KernelSource, Load, MODULES_DISK, MachineConfig, NIC,
     NetworkInterface, Nothing, Pages, ROOT_DISK, State,
 };
-use crate::machine::{Control, Machine, MachineError, Status, Trouble};
+use crate::machine::{Control, Machine, MachineError, Since, Status, Trouble};
 use crate::spec::text;
 use crate::{BootSource, MachineSpec, limits};
 
 /// In a machine's directory once a snapshot was asked for: what Firecracker holds for dirty from then on is what differs
-/// from that snapshot, not from the memory it began with, and nobody knows how far one that failed has come.
+/// from that snapshot, not from the memory it began with, and nobody knows how far one that failed has come: who has not what the
+/// last one wrote gets all pages.
 const ASKED_BEFORE: &str = "snapshot";
 
 /// Names of files that are handed to it, or by it.
@@ -102,13 +103,14 @@ impl FirecrackerMachine {
         spec.confinement.as_ref().map(|confinement| Handed::new(&self.runtime_dir, confinement.user))
     }
 
-    async fn snapshot(&self, state: &Path, memory: &Path) -> Result<(), Control> {
+    async fn snapshot(&self, state: &Path, memory: &Path, since: Since) -> Result<(), Control> {
         // A new file or none: the directory may be the VMM's, and what is in there a link.
-        let snapshot_type = match File::create_new(self.runtime_dir.join(ASKED_BEFORE)) {
-            Ok(_) => Pages::Diff,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Pages::Full,
+        let asked_before = match File::create_new(self.runtime_dir.join(ASKED_BEFORE)) {
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
             Err(error) => return Err(error.into()),
         };
+        let snapshot_type = if asked_before && since == Since::Start { Pages::Full } else { Pages::Diff };
         let create = Create { snapshot_type, snapshot_path: text(state)?, mem_file_path: text(memory)? };
         Ok(self.api.change(Method::PUT, "/snapshot/create", &create).await?)
     }
@@ -120,10 +122,11 @@ impl FirecrackerMachine {
         memory_bytes: u64,
         state: &Path,
         memory: &Path,
+        since: Since,
     ) -> Result<(), Control> {
         let (taker, base) = (handed.clone(), memory.to_owned());
         let (theirs, pages) = blocking(move || Ok((handed.offer(STATE)?, handed.give(&base, MEMORY)?))).await?;
-        self.snapshot(&theirs, &pages).await?;
+        self.snapshot(&theirs, &pages, since).await?;
         let (state, memory) = (state.to_owned(), memory.to_owned());
         let take = move || {
             let state = OpenOptions::new().write(true).create_new(true).mode(0o600).open(state)?;
@@ -170,10 +173,10 @@ impl Machine for FirecrackerMachine {
         self.set_state("Paused", "pause").await
     }
 
-    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path) -> Result<(), MachineError> {
+    async fn save(&self, spec: &MachineSpec, state: &Path, memory: &Path, since: Since) -> Result<(), MachineError> {
         let saved = match self.handed(spec) {
-            None => self.snapshot(state, memory).await,
-            Some(handed) => self.snapshot_handed(handed, spec.memory_bytes, state, memory).await,
+            None => self.snapshot(state, memory, since).await,
+            Some(handed) => self.snapshot_handed(handed, spec.memory_bytes, state, memory, since).await,
         };
         saved.map_err(failed("save"))
     }

@@ -127,7 +127,7 @@ pub(super) struct State {
 pub(super) enum Pages {
     /// All.
     Full,
-    /// Those that differ from the memory it began with, or, later, from the last snapshot.
+    /// Those that differ from the memory it began with, or, later, from its last snapshot.
     Diff,
 }
 

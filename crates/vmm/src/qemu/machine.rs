@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::Version;
 use super::arguments::ROOT_NODE;
-use crate::machine::{Machine, MachineError, Status, Trouble};
+use crate::machine::{Machine, MachineError, Since, Status, Trouble};
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::{BootSource, MachineSpec};
 
@@ -103,7 +103,7 @@ impl Machine for QemuMachine {
         self.simple("stop", "pause").await
     }
 
-    async fn save(&self, _: &MachineSpec, state: &Path, _: &Path) -> Result<(), MachineError> {
+    async fn save(&self, _: &MachineSpec, state: &Path, _: &Path, _: Since) -> Result<(), MachineError> {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)

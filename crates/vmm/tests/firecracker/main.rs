@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use sys::spawn::{Process, Spawn, Stream};
 use tempfile::TempDir;
 use vmm::firecracker::Firecracker;
-use vmm::{BootSource, Machine, MachineSpec, Memory, Start, Status, Trouble, Vmm};
+use vmm::{BootSource, Machine, MachineSpec, Memory, Since, Start, Status, Trouble, Vmm};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -106,9 +106,13 @@ impl Vm {
 
     /// Stops it and saves it with a clone of `base`, or of nothing.
     async fn saved(&self, base: Option<&Path>) -> Result<Saved> {
+        self.saved_since(Since::Start, base).await
+    }
+
+    async fn saved_since(&self, since: Since, base: Option<&Path>) -> Result<Saved> {
         self.machine.pause().await?;
         let saved = Saved::beside(base)?;
-        self.machine.save(&self.spec, &saved.state, &saved.memory).await?;
+        self.machine.save(&self.spec, &saved.state, &saved.memory, since).await?;
         Ok(saved)
     }
 }
@@ -174,11 +178,22 @@ async fn a_machine_that_goes_on_after_a_save_can_be_saved_again() -> Result {
     let again = clone.saved(Some(&base.memory)).await?;
     assert!(again.rounds()? >= before + 10);
     let state = tempfile::tempdir()?;
-    let failed = clone.machine.save(&clone.spec, &state.path().join("no/state"), &again.memory).await;
+    let failed = clone.machine.save(&clone.spec, &state.path().join("no/state"), &again.memory, Since::Save).await;
     assert!(failed.is_err());
     clone.machine.resume().await?;
     clone.reaches(again.rounds()? + 5).await?;
-    assert!(clone.saved(Some(&base.memory)).await?.rounds()? >= again.rounds()? + 5);
+    let mut last = clone.saved(Some(&base.memory)).await?;
+    assert!(last.rounds()? >= again.rounds()? + 5);
+    // From a save on the next ones need only what changed since, as long as each succeeds.
+    for _ in 0..3 {
+        clone.machine.resume().await?;
+        let before = last.rounds()?;
+        clone.reaches(before + 40).await?;
+        last = clone.saved_since(Since::Save, Some(&last.memory)).await?;
+        assert!(last.rounds()? >= before + 40);
+    }
+    let at_last = last.rounds()?;
+    assert!(Vm::loaded(&firecracker, &last).await?.reaches(at_last + 10).await? >= at_last + 10);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use vmm::firecracker::Firecracker;
-use vmm::{BootSource, Mac, MachineSpec, Memory, Nic, Status, Vmm};
+use vmm::{BootSource, Mac, MachineSpec, Memory, Nic, Since, Status, Vmm};
 
 use super::Result;
 
@@ -86,8 +86,9 @@ async fn requests_are_as_written_down() -> Result {
     machine.boot(&spec, &source).await?;
     assert_eq!(machine.status().await?, Status::Running);
     machine.pause().await?;
-    machine.save(&spec, Path::new("/new/state"), Path::new("/new/memory")).await?;
-    machine.save(&spec, Path::new("/new/state"), Path::new("/new/memory")).await?;
+    for since in [Since::Start, Since::Start, Since::Save] {
+        machine.save(&spec, Path::new("/new/state"), Path::new("/new/memory"), since).await?;
+    }
     machine.load(&spec, Path::new("/pool/generation/state")).await?;
     let paged = MachineSpec { memory: Memory::Pager("pager.sock".into()), ..spec.clone() };
     machine.load(&paged, Path::new("/pool/generation/state")).await?;

@@ -5,15 +5,21 @@ use crate::platform::Platform;
 use guestlink::{Envd, Init};
 use memory::{Base, Draft, Generation, Seal};
 use network::{Adoption, Network, NetworkOptions, Orphans, Resolvers, Slot};
+use std::cmp::Reverse;
 use std::error::Error;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sys::spawn::{Process, Spawn, Stream};
 use vmm::qemu::{Accelerator, Qemu};
-use vmm::{Dirty, Mac, Machine, MachineSpec, Memory, Nic, Start, Vmm};
+use vmm::{Dirty, Mac, Machine, MachineSpec, Memory, Nic, Since, Start, Vmm};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Size of a page.
+pub const PAGE: usize = 4096;
 
 /// Bare QEMU on the platform's own template generation.
 pub struct Floor {
@@ -26,8 +32,8 @@ pub struct Floor {
     dir: PathBuf,
 }
 
-/// A restored, running VM.
-struct Bare {
+/// A restored VM.
+pub struct Bare {
     process: Process,
     machine: Box<dyn Machine>,
     slot: Slot,
@@ -71,7 +77,7 @@ impl Floor {
     pub async fn restore_and_exec(&self) -> Result<Duration> {
         let started = Instant::now();
         let bare = self.restore(&self.template).await?;
-        sh_true(&bare.envd).await?;
+        sh(&bare.envd, "true").await?;
         let took = started.elapsed();
         self.end(bare).await?;
         Ok(took)
@@ -82,7 +88,7 @@ impl Floor {
     /// platform's capsule.
     pub async fn save_and_restore(&mut self) -> Result<(Duration, Duration)> {
         let bare = self.restore(&self.last).await?;
-        sh_true(&bare.envd).await?;
+        sh(&bare.envd, "true").await?;
         bare.envd.prepare().await?;
         self.flush()?;
         let started = Instant::now();
@@ -91,7 +97,7 @@ impl Floor {
         self.end(bare).await?;
         let started = Instant::now();
         let bare = self.restore(&generation).await?;
-        sh_true(&bare.envd).await?;
+        sh(&bare.envd, "true").await?;
         let restored = started.elapsed();
         self.end(bare).await?;
         let old = std::mem::replace(&mut self.last, generation);
@@ -99,6 +105,55 @@ impl Floor {
             std::fs::remove_dir_all(old.dir())?;
         }
         Ok((saved, restored))
+    }
+
+    /// A VM that has run these scripts and stands still.
+    pub async fn stopped(&self, scripts: [&str; 2]) -> Result<Bare> {
+        let bare = self.restore(&self.template).await?;
+        for script in scripts {
+            sh(&bare.envd, script).await?;
+        }
+        bare.machine.pause().await?;
+        Ok(bare)
+    }
+
+    /// How long it takes to save its device state and nothing else.
+    pub async fn save_devices(&self, bare: &Bare) -> Result<Duration> {
+        let state = self.dir.join("state");
+        let started = Instant::now();
+        bare.machine.save(&bare.spec, &state, &self.template.memory_path(), Since::Start).await?;
+        let took = started.elapsed();
+        std::fs::remove_file(&state)?;
+        Ok(took)
+    }
+
+    /// Where so many pages lie that it has changed: those of the longest stretches, ascending.
+    pub async fn changed_pages(&self, bare: &Bare, count: usize) -> Result<Vec<u64>> {
+        let generation = self.save(bare).await?;
+        let mut extents = generation.manifest().extents.clone();
+        std::fs::remove_dir_all(generation.dir())?;
+        extents.sort_unstable_by_key(|extent| Reverse(extent.pages));
+        let pages = extents.iter().flat_map(|extent| extent.first..extent.first + extent.pages);
+        let mut pages: Vec<u64> = pages.take(count).collect();
+        pages.sort_unstable();
+        if pages.len() == count { Ok(pages) } else { Err(format!("only {} pages changed", pages.len()).into()) }
+    }
+
+    /// How long it takes to copy as many pages of anonymous memory, one by one, to these places of a clone of the template's
+    /// memory.
+    pub fn copy_pages(&self, places: &[u64]) -> Result<Duration> {
+        let path = self.dir.join("memory");
+        disk::clone_file(&self.template.memory_path(), &path)?;
+        let clone = File::options().write(true).open(&path)?;
+        // Not zeros, which would be no memory yet.
+        let pages = vec![[1_u8; PAGE]; places.len()];
+        let started = Instant::now();
+        for (place, page) in places.iter().zip(&pages) {
+            clone.write_all_at(page, place * memory::PAGE_BYTES)?;
+        }
+        let took = started.elapsed();
+        std::fs::remove_file(&path)?;
+        Ok(took)
     }
 
     /// Writes out what the pool still owes its disk, so that a measurement pays for its own writes only.
@@ -151,7 +206,7 @@ impl Floor {
         let draft = tokio::task::spawn_blocking(move || Draft::begin(&dir, &base)).await??;
         bare.machine.pause().await?;
         disk::clone_file(&bare.spec.root_disk, &draft.disk_path())?;
-        bare.machine.save(&bare.spec, &draft.state_path(), &draft.memory_path()).await?;
+        bare.machine.save(&bare.spec, &draft.state_path(), &draft.memory_path(), Since::Start).await?;
         let dirty = self.qemu.dirty();
         let pid = bare.process.pid();
         let committed = tokio::task::spawn_blocking(move || {
@@ -165,7 +220,8 @@ impl Floor {
         Ok(Arc::new(generation))
     }
 
-    async fn end(&self, mut bare: Bare) -> Result<()> {
+    /// Ends a VM of [`Self::stopped`].
+    pub async fn end(&self, mut bare: Bare) -> Result<()> {
         let _ = bare.machine.quit().await;
         bare.process.kill()?;
         bare.process.wait()?;
@@ -175,11 +231,11 @@ impl Floor {
     }
 }
 
-async fn sh_true(envd: &Envd) -> Result<()> {
+async fn sh(envd: &Envd, script: &str) -> Result<()> {
     use proto::process::{ProcessConfig, StartRequest};
     let process = ProcessConfig {
         cmd: "/bin/sh".to_owned(),
-        args: vec!["-c".to_owned(), "true".to_owned()],
+        args: vec!["-c".to_owned(), script.to_owned()],
         ..Default::default()
     };
     let request = StartRequest { process: process.into(), stdin: Some(false), ..Default::default() };

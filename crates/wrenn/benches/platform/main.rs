@@ -68,7 +68,7 @@ async fn without_ready_vms(platform: &Platform, floor: &mut Floor, wanted: &impl
         figures.extend(measured.into_iter().filter(|figure| wanted(figure.group())));
     }
     if wanted("fork") {
-        figures.extend(fork::measure(platform).await?);
+        figures.extend(fork::measure(platform, floor).await?);
     }
     if wanted("density") {
         figures.extend(density::measure(platform).await?);

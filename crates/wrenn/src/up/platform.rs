@@ -87,11 +87,15 @@ async fn start_agent(dir: &Path, callback: Callback, steps: &Steps) -> Outcome<A
 
     if !agent.has_template() {
         let step = steps.begin("first boot of the template");
-        if let Err(error) = agent.make_template().await {
-            agent.stop(Stop::Leave).await;
-            return Err(not_started(error));
+        match agent.make_template().await {
+            Ok(()) => step.done("kept for every later capsule"),
+            // Whoever has capsules needs the platform to make room.
+            Err(error) if running + paused > 0 => step.done(&format!("put off until the next create: {error}")),
+            Err(error) => {
+                agent.stop(Stop::Leave).await;
+                return Err(not_started(error));
+            }
         }
-        step.done("kept for every later capsule");
     }
     Ok(agent)
 }

@@ -2,6 +2,7 @@
 //! behind, and what was saved, or still runs, holds what it must.
 //!
 //! A dozen points by chance; `WRENN_KILL_POINTS=all` for all of them, a part of a name for those that have it.
+//! `WRENN_KILL_POINTS_SEED` chooses another dozen.
 
 use crate::Verdict;
 use crate::fork::sum;
@@ -122,7 +123,8 @@ fn cases() -> Vec<Case> {
 pub async fn nothing_leaks_and_nothing_saved_is_lost(platform: &mut Platform) -> Verdict {
     let instance = std::fs::read_to_string(platform.dir.join("instance"))?;
     let before = Footprint::settled(&platform.dir, instance.trim()).await;
-    let seed = rand::random();
+    let given: Option<u64> = std::env::var("WRENN_KILL_POINTS_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
     let chosen = match std::env::var("WRENN_KILL_POINTS").as_deref() {
         Ok("all") => cases(),
         Ok(part) => cases().into_iter().filter(|case| case.to_string().contains(part)).collect(),

@@ -77,6 +77,7 @@ async fn main() {
         egress::changes_at_once_and_for_good,
         metrics::show_what_a_capsule_does,
         metrics::outlive_pauses_and_crashes,
+        metrics::free_memory_goes_back,
         fork::clones_go_on_from_one_moment,
         fork::clocks_are_right_after_a_long_snapshot,
         fork::clones_outlive_a_killed_platform,

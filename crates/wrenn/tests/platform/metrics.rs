@@ -92,6 +92,37 @@ pub async fn show_what_a_capsule_does(platform: &mut Platform) -> Verdict {
     Ok(())
 }
 
+/// What a guest has used and freed is the host's again, where its VMM can take it back; the guest has the drivers on every tier.
+pub async fn free_memory_goes_back(platform: &mut Platform) -> Verdict {
+    let capsule = platform.capsule().await?;
+    let drivers = platform.sh(capsule.id, "ls /sys/bus/virtio/drivers").await?;
+    assert!(drivers.contains("virtio_balloon") && drivers.contains("virtio_rng"), "{drivers}");
+    if capsule.isolation != "firecracker" {
+        println!("  {} takes no memory back: not measured", capsule.isolation);
+        return platform.destroy(capsule.id).await;
+    }
+    assert!(platform.sh(capsule.id, "cat /sys/class/misc/hw_random/rng_current").await?.starts_with("virtio_rng"));
+    let at_first = until(platform, capsule.id, 0, "anything", |_| true).await?;
+    let taker = background(
+        platform,
+        capsule.id,
+        "exec python3 -c 'import time; kept = bytearray(150 << 20); time.sleep(10000)'",
+    )
+    .await?;
+    let much = until(platform, capsule.id, 0, "150 MiB more", |point| point.mem_bytes > at_first.mem_bytes + 140 * MIB)
+        .await?;
+    platform.client.kill(capsule.id, &taker.to_string().parse()?, true).await?;
+    let given_back = |point: &MetricPoint| point.mem_bytes + 100 * MIB < much.mem_bytes;
+    until(platform, capsule.id, much.timestamp_ms, "100 MiB given back", given_back).await?;
+    // Memory that is used again, also after a pause, holds what is written.
+    let holds = "python3 -c 'text = b\"wrenn\" * (20 << 20); print(bytearray(text) == text)'";
+    assert_eq!(platform.sh(capsule.id, holds).await?, "True\n");
+    platform.pause(capsule.id).await?;
+    platform.resume(capsule.id).await?;
+    assert_eq!(platform.sh(capsule.id, holds).await?, "True\n");
+    platform.destroy(capsule.id).await
+}
+
 /// Points of before a pause are there while it lasts, after it, and after a crash of the platform; nothing is measured of
 /// what does not run.
 pub async fn outlive_pauses_and_crashes(platform: &mut Platform) -> Verdict {
