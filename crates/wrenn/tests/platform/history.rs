@@ -35,12 +35,13 @@ struct Expected {
     /// That digest at its last pause, to which it goes back when its VM is lost; none before its first.
     saved: Option<String>,
     paused: bool,
+    born: Instant,
 }
 
 impl Expected {
     /// One that runs and was never paused.
     fn new(digest: String) -> Self {
-        Self { digest, saved: None, paused: false }
+        Self { digest, saved: None, paused: false, born: Instant::now() }
     }
 }
 
@@ -91,10 +92,12 @@ pub async fn nothing_is_lost_or_invented(platform: &mut Platform) -> Verdict {
     host::saved_again(&platform.dir, &before).await
 }
 
-/// A capsule, and something that can be done to it.
+/// A capsule, and something that can be done to it: with the same seed the same, whatever ids capsules get.
 fn choose(capsules: &BTreeMap<CapsuleId, Expected>, chance: &mut StdRng) -> (CapsuleId, Step) {
+    let mut by_age: Vec<_> = capsules.iter().collect();
+    by_age.sort_by_key(|(_, expected)| expected.born);
     loop {
-        let Some((id, expected)) = capsules.iter().choose(chance) else { continue };
+        let Some((id, expected)) = by_age.iter().choose(chance) else { continue };
         let step = match chance.random_range(0..100) {
             0..35 => Step::Write,
             35..60 if expected.paused => Step::Resume,
@@ -113,7 +116,7 @@ fn choose(capsules: &BTreeMap<CapsuleId, Expected>, chance: &mut StdRng) -> (Cap
             _ => true,
         };
         if possible {
-            return (*id, step);
+            return (**id, step);
         }
     }
 }
@@ -191,13 +194,15 @@ async fn lose_vm(platform: &Platform, capsules: &mut BTreeMap<CapsuleId, Expecte
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let saved = capsules.remove(&id).and_then(|expected| expected.saved);
-    let status = if saved.is_some() { CapsuleStatus::Paused } else { CapsuleStatus::Error };
+    let expected = capsules.get_mut(&id).ok_or("no such capsule")?;
+    let status = if expected.saved.is_some() { CapsuleStatus::Paused } else { CapsuleStatus::Error };
     if (capsule.status, &capsule.reason) != (status, &Some(EndReason::VmCrash)) {
         return Err(format!("it is {} instead of {status}, reason {:?}", capsule.status, capsule.reason).into());
     }
-    if let Some(digest) = saved {
-        capsules.insert(id, Expected { saved: Some(digest.clone()), digest, paused: true });
+    if let Some(digest) = expected.saved.clone() {
+        (expected.digest, expected.paused) = (digest, true);
+    } else {
+        capsules.remove(&id);
     }
     Ok(())
 }
