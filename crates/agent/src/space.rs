@@ -4,6 +4,7 @@ use crate::host::Host;
 use crate::limits;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How much room there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,12 @@ impl Space {
         Ok(Self { free: pool.free_bytes()?, unused: pool.unused_bytes()?, total: pool.size_bytes()? })
     }
 
+    /// Before it can be full.
+    fn look_again(self) -> Duration {
+        let left = self.unused.saturating_sub(limits::STAND_STILL_BELOW);
+        Duration::from_millis(left / limits::FILL_PER_MS).clamp(limits::ROOM_LOOK, limits::ROOM_LOOK_MAX)
+    }
+
     /// How much room that is, after there was `last`.
     fn room(self, last: Room) -> Room {
         let floor = if last == Room::Exhausted { limits::GO_ON_FROM } else { limits::STAND_STILL_BELOW };
@@ -47,6 +54,7 @@ impl Space {
 /// Looks until the agent ends, and says each change once.
 pub async fn watch(host: Arc<Host>) {
     loop {
+        let mut pause = limits::ROOM_LOOK_MAX;
         if let Ok(space) = Space::of(&host.pool) {
             let last = *host.room.borrow();
             let now = space.room(last);
@@ -54,9 +62,10 @@ pub async fn watch(host: Arc<Host>) {
                 say(now, space.unused >> 20);
                 host.room.send_replace(now);
             }
+            pause = space.look_again();
         }
         tokio::select! {
-            () = tokio::time::sleep(limits::ROOM_LOOK) => {}
+            () = tokio::time::sleep(pause) => {}
             () = host.stopping.cancelled() => return,
         }
     }
@@ -97,6 +106,14 @@ mod tests {
         ] {
             let space = Space { free, unused, total };
             assert_eq!(space.room(last), expected, "{space:?} after {last:?}");
+        }
+    }
+
+    #[test]
+    fn the_less_room_the_sooner_the_next_look() {
+        for (unused_mb, expected_ms) in [(0, 250), (192 + 250, 250), (192 + 2_000, 2_000), (100_000, 5_000)] {
+            let space = Space { free: 0, unused: unused_mb << 20, total: 0 };
+            assert_eq!(space.look_again(), Duration::from_millis(expected_ms), "{unused_mb} MiB");
         }
     }
 }

@@ -69,6 +69,8 @@ pub async fn full_disk_stops_no_capsule_for_good(platform: &mut Platform) -> Ver
     let when_told = format!("while ! test -e /dev/shm/go; do sleep 0.1; done; {write}");
     platform.sh(id, &format!("nohup sh -c '{when_told}' >/dev/null 2>&1 &")).await?;
     let filler = fill_disk(platform, 64 << 20)?;
+    // Nobody writes that much at once: it may take until the next look to be noticed.
+    tokio::time::sleep(Duration::from_secs(6)).await;
     let answers = async |script| tokio::time::timeout(Duration::from_secs(3), platform.sh(id, script)).await.is_ok();
     let deadline = Instant::now() + Duration::from_mins(1);
     while answers("touch /dev/shm/go").await {
