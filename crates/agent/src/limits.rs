@@ -63,8 +63,7 @@ pub const END_RETRY: Duration = Duration::from_secs(10);
 pub const STAND_STILL_BELOW: u64 = 192 << 20;
 /// With as many they go on.
 pub const GO_ON_FROM: u64 = 256 << 20;
-/// Between two looks at the room on the disk, where there is little. Each makes XFS finish what it put off, which the next flush
-/// waits for.
+/// Between two looks at the room on the disk, where there is little.
 pub const ROOM_LOOK: Duration = Duration::from_millis(250);
 /// The same where there is much.
 pub const ROOM_LOOK_MAX: Duration = Duration::from_secs(5);
