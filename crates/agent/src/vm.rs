@@ -133,10 +133,11 @@ impl Vm {
     ) -> Result<Self, Failure> {
         let mut laps = Laps::begin();
         let dirs = Dirs::of(host, id);
-        if memory_room::admit(class).is_err() && Box::pin(host.ready.clear(host)).await > 0 {
-            tracing::warn!("VMs that waited were ended: the host's memory is short");
+        if let Err(failure) = memory_room::admit(class) {
+            let ended = Box::pin(host.ready.clear(host)).await;
+            tracing::warn!(%failure, ended, "VMs that waited make way");
+            memory_room::admit(class).inspect_err(|_| dirs.remove())?;
         }
-        memory_room::admit(class).inspect_err(|_| dirs.remove())?;
         let space = host.pool.admit(limits::ADMIT_DISK).inspect_err(|_| dirs.remove()).map_err(Host::no_space)?;
         let root_disk = dirs.disk();
         let (slot, cloned) = tokio::join!(host.network.acquire(), host.clone_disk(disk, id));

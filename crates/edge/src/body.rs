@@ -56,7 +56,7 @@ struct Held {
     hold: Hold,
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Cuts it off also while its client reads nothing, when nobody asks for a frame.
-    _cut: AbortOnDropHandle<()>,
+    _cut: Option<AbortOnDropHandle<()>>,
 }
 
 /// The body, holding `hold` until it ends.
@@ -64,15 +64,15 @@ pub(crate) fn held(body: Body, hold: Hold) -> Body {
     if body.is_end_stream() {
         return body;
     }
-    let (ended, client) = (hold.over(), hold.client.clone());
-    let cut = tokio::spawn(async move {
-        ended.await;
-        if let Some(client) = client {
+    let cut = hold.client.clone().map(|client| {
+        let over = hold.over();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            over.await;
             client.reset();
-        }
+        }))
     });
     let over = Box::pin(hold.over());
-    Body::new(Held { body, hold, over, _cut: AbortOnDropHandle::new(cut) })
+    Body::new(Held { body, hold, over, _cut: cut })
 }
 
 impl http_body::Body for Held {
