@@ -28,6 +28,8 @@ pub trait Environment: Sized + Send + Sync + 'static {
     type Generation: Send + Sync;
     /// A network of a VM's own.
     type Slot: Send;
+    /// The next record of a capsule.
+    type Draft: Send;
 
     /// Unix time in milliseconds.
     fn now_ms() -> u64;
@@ -38,8 +40,16 @@ pub trait Environment: Sized + Send + Sync + 'static {
     /// Work that nobody waits for until the agent ends.
     fn tasks(&self) -> &TaskTracker;
 
+    /// Writes the capsule's next record, durably, which counts once it is committed; dropped, it is as if it had not been.
+    fn draft_record(&self, record: Record) -> impl Future<Output = Result<Self::Draft, Failure>> + Send;
+
+    /// Puts the draft in the place of the capsule's record, durably.
+    fn commit_record(&self, draft: Self::Draft) -> impl Future<Output = Result<(), Failure>> + Send;
+
     /// Replaces the capsule's record, durably.
-    fn save_record(&self, record: Record) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn save_record(&self, record: Record) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { self.commit_record(self.draft_record(record).await?).await }
+    }
 
     /// Removes the capsule's record, durably. Removing an unknown one succeeds.
     fn remove_record(&self, id: CapsuleId) -> impl Future<Output = Result<(), Failure>> + Send;

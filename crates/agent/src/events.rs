@@ -4,8 +4,8 @@
 //! VM becomes one before it is written down. What a lifetime's end did does so once it is durable: should the agent end just
 //! between, it is the list of capsules that tells, which the control plane reads then.
 
+use crate::durable::replace;
 use crate::limits;
-use crate::record::replace;
 use hostlink::{Callback, SandboxEvent};
 use std::fs;
 use std::io;
@@ -31,7 +31,7 @@ impl Outbox {
 
     /// Adds an event, durably.
     pub fn add(&self, event: &SandboxEvent) -> io::Result<()> {
-        replace(&self.dir, &file_name(event.id), &serde_json::to_vec(event)?)?;
+        replace(self.dir.join(file_name(event.id)), &serde_json::to_vec(event)?)?;
         self.added.notify_one();
         Ok(())
     }

@@ -13,6 +13,7 @@
 pub mod actor;
 pub mod adopt;
 mod classes;
+mod durable;
 pub mod environment;
 mod events;
 pub mod failure;

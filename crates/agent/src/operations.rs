@@ -42,9 +42,9 @@ pub async fn run<H: Environment>(
 ) -> Outcome<H::Vm> {
     host.pass(begun(operation)).await;
     let (result, vm) = match operation {
-        Operation::Create => started(&host, &record, create(&host, &record).await).await,
-        Operation::Resume if discard_memory => started(&host, &record, reboot(&host, &record).await).await,
-        Operation::Resume => started(&host, &record, resume(&host, &record).await).await,
+        Operation::Create => started(&host, create(&host, &record).await).await,
+        Operation::Resume if discard_memory => started(&host, reboot(&host, &record).await).await,
+        Operation::Resume => started(&host, resume(&host, &record).await).await,
         Operation::Pause => match vm {
             Some(vm) => pause(&host, &record, vm, discard_memory).await,
             None => (Err(Failure::Unknown), Err(EndReason::VmCrash)),
@@ -65,15 +65,22 @@ fn begun(operation: Operation) -> &'static str {
 
 type Ended<V> = (Result<Option<Place>, Failure>, Result<V, EndReason>);
 
+/// A VM whose guest knows who it is.
+struct Woken<H: Environment> {
+    vm: H::Vm,
+    place: Place,
+    /// The capsule's record with that place.
+    draft: H::Draft,
+}
+
 /// Writes down that it runs; a VM that cannot be found again after a restart is not kept.
-async fn started<H: Environment>(host: &Arc<H>, record: &Record, vm: Result<H::Vm, Failure>) -> Ended<H::Vm> {
-    let mut vm = match vm {
-        Ok(vm) => vm,
+async fn started<H: Environment>(host: &Arc<H>, woken: Result<Woken<H>, Failure>) -> Ended<H::Vm> {
+    let Woken { mut vm, place, draft } = match woken {
+        Ok(woken) => woken,
         Err(failure) => return not_started(failure),
     };
-    let place = vm.place(&record.place);
     host.pass("start.woken").await;
-    match host.save_record(Record { place: place.clone(), reason: None, ..record.clone() }).await {
+    match host.commit_record(draft).await {
         Ok(()) => {
             vm.recorded();
             host.pass("start.recorded").await;
@@ -103,7 +110,7 @@ pub async fn forget_damaged<H: Environment>(
 }
 
 /// A new VM: as a clone of the snapshot it is to begin as, or of its class's generation.
-async fn create<H: Environment>(host: &Arc<H>, record: &Record) -> Result<H::Vm, Failure> {
+async fn create<H: Environment>(host: &Arc<H>, record: &Record) -> Result<Woken<H>, Failure> {
     if let Some(generation) = snapshot_to_restore(host, record).await? {
         let vm = H::Vm::restore(host, &record.class, generation, Uuid::now_v7()).await?;
         return wake(host, record, vm, Purpose::Clone).await;
@@ -135,7 +142,7 @@ async fn snapshot_to_restore<H: Environment>(
 }
 
 /// The capsule's own generation, back in a VM.
-async fn resume<H: Environment>(host: &Arc<H>, record: &Record) -> Result<H::Vm, Failure> {
+async fn resume<H: Environment>(host: &Arc<H>, record: &Record) -> Result<Woken<H>, Failure> {
     let generation = saved(host, record).await?;
     if !H::has_memory(&generation) {
         return reboot(host, record).await;
@@ -146,7 +153,7 @@ async fn resume<H: Environment>(host: &Arc<H>, record: &Record) -> Result<H::Vm,
 }
 
 /// The capsule's disk in a machine that boots.
-async fn reboot<H: Environment>(host: &Arc<H>, record: &Record) -> Result<H::Vm, Failure> {
+async fn reboot<H: Environment>(host: &Arc<H>, record: &Record) -> Result<Woken<H>, Failure> {
     let generation = saved(host, record).await?;
     let vm = H::Vm::reboot(host, &record.class, generation, Uuid::now_v7()).await?;
     wake(host, record, vm, Purpose::Resume).await
@@ -159,17 +166,20 @@ async fn saved<H: Environment>(host: &Arc<H>, record: &Record) -> Result<Arc<H::
     }
 }
 
-/// Lets it run and gives it its identity; ends it when that fails.
+/// Lets it run and gives it its identity, and meanwhile writes what the capsule's record is to be; ends it when one of them
+/// fails.
 async fn wake<H: Environment>(
     host: &Arc<H>,
     record: &Record,
     mut vm: H::Vm,
     purpose: Purpose,
-) -> Result<H::Vm, Failure> {
+) -> Result<Woken<H>, Failure> {
     host.pass("start.restored").await;
-    match vm.wake(host, record, purpose).await {
-        Ok(()) => Ok(vm),
-        Err(failure) => {
+    let place = vm.place(&record.place);
+    let draft = host.draft_record(Record { place: place.clone(), reason: None, ..record.clone() });
+    match tokio::join!(vm.wake(host, record, purpose), draft) {
+        (Ok(()), Ok(draft)) => Ok(Woken { vm, place, draft }),
+        (Err(failure), _) | (_, Err(failure)) => {
             let failure = vm.explain(failure);
             vm.end(host).await;
             Err(failure)

@@ -91,7 +91,7 @@ impl Layout<'_> {
         }
         let bytes: [u8; 5] = rand::random();
         let id: String = bytes.iter().map(|b| char::from(LETTERS[usize::from(b % 32)])).collect();
-        crate::record::replace(self.0, "instance", id.as_bytes())?;
+        crate::durable::replace(self.0.join("instance"), id.as_bytes())?;
         id.parse().map_err(io::Error::other)
     }
 

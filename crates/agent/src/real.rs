@@ -1,5 +1,6 @@
 //! The real host and the real VM, as capsules need them.
 
+use crate::durable::Draft;
 use crate::environment::{Environment, VirtualMachine};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -25,6 +26,7 @@ impl Environment for Host {
     type Vm = Vm;
     type Generation = Generation;
     type Slot = Slot;
+    type Draft = Draft;
 
     fn now_ms() -> u64 {
         shared::now_ms()
@@ -38,9 +40,13 @@ impl Environment for Host {
         &self.tasks
     }
 
-    async fn save_record(&self, record: Record) -> Result<(), Failure> {
+    async fn draft_record(&self, record: Record) -> Result<Draft, Failure> {
         let records = self.records.clone();
-        on_disk("saving the record", move || records.save(&record)).await
+        on_disk("saving the record", move || records.draft(&record)).await
+    }
+
+    async fn commit_record(&self, draft: Draft) -> Result<(), Failure> {
+        on_disk("saving the record", move || draft.commit()).await
     }
 
     async fn remove_record(&self, id: CapsuleId) -> Result<(), Failure> {
@@ -149,7 +155,10 @@ impl Environment for Host {
     }
 }
 
-async fn on_disk(step: &'static str, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), Failure> {
+async fn on_disk<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(Failure::at(step))?.map_err(Failure::at(step))
 }
 

@@ -1,13 +1,13 @@
 //! What is known about a capsule across restarts of the agent: one file per capsule, replaced whole.
 
+use crate::durable::{Draft, draft_of};
 use model::{CapsuleId, CapsuleStatus, EndReason, Lifetime};
 use network::{Cidr, Policy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
@@ -176,11 +176,15 @@ impl Records {
         Ok(Self { dir, beside: Arc::default() })
     }
 
-    /// Replaces the record of this capsule, durably.
-    pub fn save(&self, record: &Record) -> io::Result<()> {
+    /// Writes the next record of this capsule, which counts once it is committed.
+    pub fn draft(&self, record: &Record) -> io::Result<Draft> {
         let dir = self.dir.join(record.id.to_string());
-        fs::create_dir_all(&dir)?;
-        replace(&dir, FILE, &serde_json::to_vec_pretty(record)?)
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
+            Ok(()) => File::open(&self.dir)?.sync_all()?,
+        }
+        Draft::write(dir.join(FILE), &serde_json::to_vec_pretty(record)?)
     }
 
     /// Forgets a capsule, durably and at once: what else lies in its directory goes afterwards. Forgetting an unknown one
@@ -199,12 +203,16 @@ impl Records {
         Ok(())
     }
 
-    /// Removes what is left of capsules that were forgotten.
+    /// Removes what is left of capsules that were forgotten, and of records that were never committed.
     pub fn sweep(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             if is_gone(&entry) {
                 fs::remove_dir_all(entry.path())?;
+            } else {
+                let _ = fs::remove_file(draft_of(&entry.path().join(FILE)));
+                // Which it is not, unless its first record is the one that was never committed.
+                let _ = fs::remove_dir(entry.path());
             }
         }
         Ok(())
@@ -258,17 +266,6 @@ fn is_gone(entry: &fs::DirEntry) -> bool {
     entry.file_name().to_string_lossy().starts_with(GONE)
 }
 
-/// Writes `DIR/NAME` so that a crash leaves the old content or the new one: temporary file, fsync, rename, fsync
-/// of the directory.
-pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = dir.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(name))?;
-    File::open(dir)?.sync_all()
-}
-
 #[cfg(test)]
 impl Record {
     /// One as a test needs it.
@@ -316,16 +313,16 @@ mod tests {
             booted: false,
         });
         let mut paused = Record::sample(Place::Paused { generation: Uuid::from_u128(8) });
-        records.save(&running)?;
-        records.save(&paused)?;
+        records.draft(&running)?.commit()?;
+        records.draft(&paused)?.commit()?;
         paused.reason = Some(EndReason::Ttl);
-        records.save(&paused)?;
+        records.draft(&paused)?.commit()?;
         fs::create_dir_all(dir.path().join("capsules/broken"))?;
         fs::write(dir.path().join("capsules/broken/record.json"), b"{\"id\":")?;
         let Listing { records: mut listed, damaged } = records.list()?;
         assert_eq!(damaged, ["broken"]);
         listed.sort_by_key(|r| r.status() != CapsuleStatus::Running);
-        assert_eq!(listed, [running.clone(), paused]);
+        assert_eq!(listed, [running.clone(), paused.clone()]);
         records.write_beside(running.id, "more", b"1234")?;
         assert_eq!(records.read_beside(running.id, "more", 3)?, b"123");
         records.remove(running.id)?;
@@ -337,7 +334,15 @@ mod tests {
         fs::create_dir(dir.path().join("capsules/.gone-x"))?;
         fs::write(dir.path().join("capsules/.gone-x/record.json"), b"{}")?;
         assert_eq!(records.list()?.damaged, ["broken"]);
+        // Two that it came before: of a capsule that is none yet, and of one that stays what it is.
+        let unborn = Record::sample(Place::Lost);
+        std::mem::forget(records.draft(&unborn)?);
+        std::mem::forget(records.draft(&Record { reason: None, ..paused.clone() })?);
+        assert_eq!(records.list()?.records, [paused.clone()]);
         records.sweep()?;
+        assert!(!dir.path().join("capsules").join(unborn.id.to_string()).exists());
+        assert_eq!(records.list()?.records, [paused.clone()]);
+        assert_eq!(fs::read_dir(dir.path().join("capsules").join(paused.id.to_string()))?.count(), 1);
         assert!(!dir.path().join("capsules/.gone-x").exists());
         assert!(dir.path().join("capsules/broken/record.json").exists());
         Ok(())

@@ -4,7 +4,8 @@
 //! A snapshot is there exactly as long as its file `DIR/ID.json`: written once its generation is durable, removed before
 //! that. Clones that run keep the generation itself as long as they need it.
 
-use crate::record::{Class, replace};
+use crate::durable::replace;
+use crate::record::Class;
 use crate::vm::Standstill;
 use model::CapsuleId;
 use serde::{Deserialize, Serialize};
@@ -144,10 +145,10 @@ impl Files {
 
     /// Keeps one, durably. Blocks.
     pub fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
-        let name = file_name(snapshot.id);
-        replace(&self.dir, &name, &serde_json::to_vec_pretty(snapshot)?).inspect_err(|_| {
+        let path = self.dir.join(file_name(snapshot.id));
+        replace(path.clone(), &serde_json::to_vec_pretty(snapshot)?).inspect_err(|_| {
             // It may be there and not durable.
-            let _ = fs::remove_file(self.dir.join(name));
+            let _ = fs::remove_file(path);
         })
     }
 

@@ -234,12 +234,16 @@ mod tests {
         let [ours, theirs, damaged, running] = std::array::from_fn(|_| CapsuleId::random());
         for (id, compatibility) in [(ours, "here"), (theirs, "elsewhere")] {
             let generation = generation(&generations, compatibility);
-            records.save(&Record { id, ..Record::sample(Place::Paused { generation }) }).unwrap();
+            records.draft(&Record { id, ..Record::sample(Place::Paused { generation }) }).unwrap().commit().unwrap();
         }
         let generation = Uuid::nil();
-        records.save(&Record { id: damaged, ..Record::sample(Place::Paused { generation }) }).unwrap();
+        records
+            .draft(&Record { id: damaged, ..Record::sample(Place::Paused { generation }) })
+            .unwrap()
+            .commit()
+            .unwrap();
         let place = Place::Running { vm: Uuid::nil(), slot: 1, base: None, resumed: false, booted: false };
-        records.save(&Record { id: running, ..Record::sample(place) }).unwrap();
+        records.draft(&Record { id: running, ..Record::sample(place) }).unwrap().commit().unwrap();
         let expected = Unloadable { foreign: BTreeSet::from([theirs]), damaged: BTreeSet::from([damaged]) };
         assert_eq!(unloadable_in(pool.path(), "here").unwrap(), expected);
         assert!(draft.exists(), "it belongs to an agent that may run");

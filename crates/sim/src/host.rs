@@ -232,6 +232,7 @@ impl Environment for Host {
     type Vm = Vm;
     type Generation = Generation;
     type Slot = Slot;
+    type Draft = Record;
 
     fn now_ms() -> u64 {
         clock::now_ms()
@@ -245,7 +246,15 @@ impl Environment for Host {
         &self.tasks
     }
 
-    async fn save_record(&self, record: Record) -> Result<(), Failure> {
+    async fn draft_record(&self, record: Record) -> Result<Record, Failure> {
+        if let Err(failure) = self.act("saving the record").await {
+            self.with(|world| world.ledger.stale.insert(record.id));
+            return Err(failure);
+        }
+        Ok(record)
+    }
+
+    async fn commit_record(&self, record: Record) -> Result<(), Failure> {
         let id = record.id;
         let _busy = self.busy(id, "a record's write");
         if let Err(failure) = self.act("saving the record").await {

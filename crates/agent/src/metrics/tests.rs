@@ -67,7 +67,7 @@ async fn a_pause_moves_points_to_a_file_and_a_destroy_forgets_them() {
     let metrics = Metrics::default();
     let start = Instant::now();
     for record in [&kept, &gone, &runs] {
-        records.save(record).unwrap();
+        records.draft(record).unwrap().commit().unwrap();
         let mut series = Series::default();
         for n in 0..3 {
             series.add(1, 1, reading(start, n * 500, n * 500), traffic(n), now_ms() + n);
