@@ -12,6 +12,7 @@ use crate::snapshots::{self, Snapshots};
 use crate::space::Room;
 use crate::vm_dirs::Dirs;
 use image::Artifacts;
+use keeper::Launcher;
 use keeper::cgroup::CgroupSpec;
 use memory::{Generation, Shelf};
 use network::Network;
@@ -30,8 +31,8 @@ const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1";
 
 /// The environment of all capsules.
 pub struct Host {
-    /// Program that serves as keeper.
-    pub program: PathBuf,
+    /// Starts keepers.
+    pub keepers: Launcher,
     /// Sockets of VMs; short, because a socket's path has 107 bytes.
     pub runtime: PathBuf,
     /// Control group that holds those of all VMMs.
@@ -145,6 +146,22 @@ impl Host {
             turn = self.starts.acquire() => turn.map_err(|_| Failure::Stopping),
             () = self.stopping.cancelled() => Err(Failure::Stopping),
         }
+    }
+
+    /// Starts the keeper of the next VM, once this one's start is over.
+    pub fn keeper_ahead(self: &Arc<Self>) {
+        let host = self.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(limits::KEEPER_PAUSE) => {}
+                () = host.stopping.cancelled() => return,
+            }
+            match tokio::task::spawn_blocking(move || host.keepers.prepare()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "no keeper could be started ahead"),
+                Err(error) => tracing::error!(%error, "no keeper could be started ahead"),
+            }
+        });
     }
 
     /// The VMM of this tier, if it is here.

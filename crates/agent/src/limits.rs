@@ -69,6 +69,8 @@ pub const ROOM_LOOK: Duration = Duration::from_millis(250);
 pub const ROOM_LOOK_MAX: Duration = Duration::from_secs(5);
 /// Bytes a disk may fill by in a millisecond.
 pub const FILL_PER_MS: u64 = 1 << 20;
+/// From the start of a VM to that of the next one's keeper: it would take the processors this one starts with.
+pub const KEEPER_PAUSE: Duration = Duration::from_millis(400);
 /// Network slots kept prepared.
 pub const READY_SLOTS: usize = 4;
 /// A VMM dies before its host's own programs when memory runs out.

@@ -44,7 +44,7 @@ pub struct VmmOptions {
 pub struct Options {
     /// Data directory, `$WRENN_DIR`.
     pub dir: PathBuf,
-    /// The program that serves as keeper: it is run as `PROGRAM keeper SPEC`.
+    /// The program that serves as keeper: it is run as `PROGRAM keeper`.
     pub program: PathBuf,
     /// The static guest daemon.
     pub envd: PathBuf,

@@ -21,6 +21,7 @@ use axum::extract::{Request, State};
 use axum::routing::any;
 use futures_util::{StreamExt, stream};
 use image::{Artifacts, Progress};
+use keeper::Launcher;
 use lifecycle::agent::Command;
 use memory::Shelf;
 use network::{Network, NetworkOptions, Orphans};
@@ -142,6 +143,7 @@ impl Agent {
         }
         host.tasks.spawn(host.metrics.clone().run(host.clone(), registry.clone()));
         host.tasks.spawn(space::watch(host.clone()));
+        host.keeper_ahead();
         let listener = serve(&host, &registry, &socket).map_err(directory(&socket))?;
         Ok(Self { host, registry, listener, socket })
     }
@@ -255,7 +257,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     let orphans = if listing.damaged.is_empty() { Orphans::Remove } else { Orphans::Keep };
     let network = adoption.finish(orphans).await;
     let host = Arc::new(Host {
-        program: options.program,
+        keepers: Launcher::new(options.program),
         runtime,
         groups,
         artifacts,

@@ -1,41 +1,20 @@
-//! The agent's side: starting keepers, finding them again, learning how they ended.
+//! The agent's side of a keeper: finding it again, learning how it ended.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sys::readiness::watch;
-use sys::spawn::{Process, Spawn, Stream};
+use sys::spawn::Process;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, Interest};
-use tokio::net::unix::pipe::Receiver;
 
 use crate::limits;
-use crate::records::{self, Cause, EXIT, End, ExitRecord, KeeperSpec, LOG, RUNNING, Running, SPEC};
-
-/// Why there is no keeper.
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    /// The machine's directory, or the program, cannot be used.
-    #[error("cannot {action}: {source}")]
-    Io {
-        /// What was to be done.
-        action: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The keeper ended before its VMM ran.
-    #[error("the VMM did not start: {0}")]
-    NotStarted(String),
-    /// It neither reported nor ended in time.
-    #[error("the keeper did not report within {} s", .0.as_secs())]
-    TimedOut(Duration),
-}
+use crate::records::{self, Cause, EXIT, End, ExitRecord, KeeperSpec, RUNNING, Running, SPEC};
 
 /// Why a keeper's end is not known.
 #[derive(Debug, thiserror::Error)]
@@ -55,67 +34,6 @@ pub struct Keeper {
     pidfd: AsyncFd<OwnedFd>,
     /// When it is a child of ours, which has to be reaped.
     child: Mutex<Option<Process>>,
-}
-
-fn failed(action: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
-    move |source| LaunchError::Io { action, source }
-}
-
-/// Starts a keeper, `program keeper SPEC`, in a session of its own, and returns once its VMM runs. What an earlier one
-/// left in the directory is removed first.
-pub async fn launch(program: &Path, spec: &KeeperSpec) -> Result<Keeper, LaunchError> {
-    records::clear(&spec.dir).map_err(failed("clear the machine's directory"))?;
-    records::write(&spec.dir, SPEC, spec).map_err(failed("write spec.json"))?;
-    let log = records::create(&spec.dir.join(LOG)).map_err(failed("create keeper.log"))?;
-    let mut process = Spawn::new(program)
-        .arg("keeper")
-        .arg(spec.dir.join(SPEC))
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .stdout(Stream::Pipe)
-        .stderr(Stream::Fd(log.into()))
-        .new_session()
-        .spawn()
-        .map_err(failed("start the keeper"))?;
-    match started(&mut process, &spec.dir).await {
-        Ok((running, pidfd)) => {
-            guard(&pidfd, running).map_err(failed("watch the keeper"))?;
-            Ok(Keeper { dir: spec.dir.clone(), running, pidfd, child: Mutex::new(Some(process)) })
-        }
-        Err(error) => {
-            let _ = process.kill();
-            let _ = process.wait();
-            // A VMM, should there be one, ends with this.
-            let _ = attach(&spec.dir);
-            Err(error)
-        }
-    }
-}
-
-/// What a keeper that was just started says of itself, once its VMM runs.
-async fn started(process: &mut Process, dir: &Path) -> Result<(Running, AsyncFd<OwnedFd>), LaunchError> {
-    let report = tokio::time::timeout(limits::LAUNCH, report(process)).await;
-    let report = report.map_err(|_| LaunchError::TimedOut(limits::LAUNCH))?;
-    if !report.map_err(failed("hear from the keeper"))? {
-        return Err(LaunchError::NotStarted(why_not(dir)));
-    }
-    let pidfd = process.pidfd().and_then(|fd| watch(fd, Interest::READABLE)).map_err(failed("watch the keeper"))?;
-    let running = records::read(dir, RUNNING)
-        .and_then(|running| running.ok_or(io::ErrorKind::NotFound.into()))
-        .map_err(failed("read keeper.json"))?;
-    Ok((running, pidfd))
-}
-
-/// Whether the keeper said that its VMM runs, rather than ended.
-async fn report(process: &mut Process) -> io::Result<bool> {
-    let stdout: OwnedFd = process.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?.into();
-    Ok(Receiver::from_owned_fd(stdout)?.read(&mut [0; 1]).await? == 1)
-}
-
-fn why_not(dir: &Path) -> String {
-    match records::read::<ExitRecord>(dir, EXIT) {
-        Ok(Some(record)) => record.errors_tail,
-        _ => format!("the keeper ended without a word; see {}", dir.join(LOG).display()),
-    }
 }
 
 /// Finds the keeper of the machine in `dir` again; none if it does not run any more (see [`ExitRecord::of`] then). Its VMM has
@@ -196,6 +114,17 @@ impl ExitRecord {
 }
 
 impl Keeper {
+    /// One that is a child of ours.
+    pub(crate) fn launched(
+        dir: PathBuf,
+        running: Running,
+        pidfd: AsyncFd<OwnedFd>,
+        process: Process,
+    ) -> io::Result<Self> {
+        guard(&pidfd, running)?;
+        Ok(Self { dir, running, pidfd, child: Mutex::new(Some(process)) })
+    }
+
     /// The machine's directory.
     pub fn dir(&self) -> &Path {
         &self.dir

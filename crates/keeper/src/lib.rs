@@ -12,12 +12,14 @@
 pub mod cgroup;
 mod console;
 mod handle;
+mod launch;
 pub mod limits;
 mod paging;
 mod records;
 mod run;
 
 pub use console::{Console, ConsoleHead, console};
-pub use handle::{Keeper, LaunchError, WaitError, attach, end, launch};
+pub use handle::{Keeper, WaitError, attach, end};
+pub use launch::{LaunchError, Launcher};
 pub use records::{Cause, End, ExitRecord, KeeperSpec, PAGER, PagerSpec, Running};
 pub use run::{RunError, run};

@@ -23,7 +23,10 @@ pub const READ_BYTES: usize = 16 << 10;
 /// Longest file of a machine's directory that is read.
 pub const RECORD_BYTES: u64 = 1 << 20;
 
-/// From the start of a keeper to its report that the VMM runs.
+/// Longest path of a machine's directory, with its line's end; what a pipe takes without blocking is no less (`pipe(7)`).
+pub const LINE_BYTES: u64 = 4096;
+
+/// From what a keeper is told to its report that the VMM runs.
 pub const LAUNCH: Duration = Duration::from_secs(30);
 
 /// From the request to end to the keeper's end; after that it is killed, and the VMM with it.

@@ -1,8 +1,10 @@
 //! The keeper's own process.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, Read as _, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -22,7 +24,7 @@ use crate::cgroup::{Cgroup, CgroupSpec};
 use crate::console::{Hub, Ring};
 use crate::limits;
 use crate::paging::{Paging, lost};
-use crate::records::{self, CONSOLE, Cause, EXIT, End, ExitRecord, KeeperSpec, RUNNING, Running};
+use crate::records::{self, CONSOLE, Cause, EXIT, End, ExitRecord, KeeperSpec, LOG, RUNNING, Running, SPEC};
 
 /// Why a keeper could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +54,16 @@ fn own(action: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Own { action, source }
 }
 
-/// Runs the VMM described by the [`KeeperSpec`] at `spec_path` to its end. Blocks; the body of `wrenn keeper SPEC`.
+/// Reads a directory's path, a line, from standard input and runs the VMM described by the [`KeeperSpec`] in there to its end. Blocks;
+/// the body of `wrenn keeper`. Without a line, because whoever started it has ended, it does nothing.
 ///
-/// Writes one byte to standard output once the VMM runs and `keeper.json` and `console.sock` are there.
-pub fn run(spec_path: &Path) -> Result<(), RunError> {
-    let spec = read_spec(spec_path)?;
+/// Writes one byte to standard output once the VMM runs and `keeper.json` and `console.sock` are there; what goes wrong later goes to
+/// `keeper.log`.
+pub fn run() -> Result<(), RunError> {
+    let Some(dir) = told().map_err(own("read the machine's directory from standard input"))? else { return Ok(()) };
     // So that the socket's path is short, and nothing keeps the caller's directory busy.
-    std::env::set_current_dir(&spec.dir).map_err(own("enter the machine's directory"))?;
+    std::env::set_current_dir(&dir).map_err(own("enter the machine's directory"))?;
+    let spec = read_spec(&dir)?;
     // One thread: the VMM's death signal is tied to the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let record = match runtime.map_err(own("start"))?.block_on(keep(&spec)) {
@@ -72,14 +77,24 @@ pub fn run(spec_path: &Path) -> Result<(), RunError> {
     records::write(&spec.dir, EXIT, &record).map_err(own("write exit.json"))
 }
 
-fn read_spec(path: &Path) -> Result<KeeperSpec, RunError> {
-    let error = |source| RunError::Spec { path: path.to_owned(), source };
-    let (dir, name) =
-        (path.parent().unwrap_or(Path::new(".")), path.file_name().and_then(|name| name.to_str()).unwrap_or_default());
-    records::read(dir, name).map_err(error)?.ok_or_else(|| error(io::ErrorKind::NotFound.into()))
+fn told() -> io::Result<Option<PathBuf>> {
+    let mut line = Vec::new();
+    io::stdin().lock().take(limits::LINE_BYTES).read_until(b'\n', &mut line)?;
+    Ok(line.strip_suffix(b"\n").map(|dir| PathBuf::from(OsStr::from_bytes(dir))))
+}
+
+fn read_spec(dir: &Path) -> Result<KeeperSpec, RunError> {
+    let error = |source| RunError::Spec { path: dir.join(SPEC), source };
+    records::read(dir, SPEC).map_err(error)?.ok_or_else(|| error(io::ErrorKind::NotFound.into()))
+}
+
+/// Standard error goes to the machine's log from here on.
+fn open_log(dir: &Path) -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stderr(records::create(&dir.join(LOG))?)?)
 }
 
 async fn keep(spec: &KeeperSpec) -> Result<ExitRecord, RunError> {
+    open_log(&spec.dir).map_err(own("create keeper.log"))?;
     let listener = UnixListener::bind(CONSOLE).map_err(own("make console.sock"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(own("watch signals"))?;
     let paging = spec.pager.as_ref().map(Paging::listen).transpose().map_err(own("offer guest memory"))?;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fc::{MEMORY_BYTES, PATIENCE, Result, Vm, base, firecracker, keeper_spec, program};
-use keeper::{Cause, End, PagerSpec};
+use keeper::{Cause, End, Launcher, PagerSpec};
 use memory::pager::{MemoryFile, Pager, PagerError, Region, Source};
 use tokio::io::Interest;
 use tokio::net::UnixListener;
@@ -65,7 +65,7 @@ async fn a_keeper_brings_the_memory_or_ends_the_vmm_with_the_reason() -> Result 
             jail: None,
         };
         let pager = PagerSpec { memory: memory.clone(), working_set: None };
-        let keeper = keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await?;
+        let keeper = Launcher::new(program()).launch(&keeper_spec(dir.path(), command, Some(pager))).await?;
         File::options().write(true).open(&memory)?.set_len(bytes_left as u64)?;
         fs::write(dir.path().join("go"), [])?;
         let exit = tokio::time::timeout(PATIENCE, keeper.wait_exit()).await??;
@@ -88,7 +88,7 @@ async fn a_keeper_without_its_memory_file_does_not_start() -> Result {
     };
     let pager = PagerSpec { memory: dir.path().join("missing"), working_set: None };
     let error =
-        keeper::launch(program(), &keeper_spec(dir.path(), command, Some(pager))).await.err().ok_or("it did")?;
+        Launcher::new(program()).launch(&keeper_spec(dir.path(), command, Some(pager))).await.err().ok_or("it did")?;
     assert!(error.to_string().contains("cannot offer guest memory"), "{error}");
     Ok(())
 }

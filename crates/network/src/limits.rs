@@ -24,6 +24,9 @@ pub(crate) const SPARE_SLOTS: usize = 16;
 /// That while.
 pub(crate) const SPARE_IDLE: Duration = Duration::from_secs(10);
 
+/// How long a slot that was taken may be missing while enough are left.
+pub(crate) const REFILL_PAUSE: Duration = Duration::from_millis(400);
+
 /// Pause after a slot could not be prepared ahead.
 pub(crate) const SETUP_RETRY: Duration = Duration::from_secs(5);
 

@@ -281,6 +281,20 @@ impl Inner {
         slot
     }
 
+    /// Once whoever took a slot has had time to use it: making another takes the processors it starts its VM with. At once
+    /// when few are left.
+    async fn refill_is_due(&self) {
+        let pause = tokio::time::sleep(limits::REFILL_PAUSE);
+        tokio::pin!(pause);
+        while self.stock().ready() * 2 >= self.options.ready_slots {
+            tokio::select! {
+                () = &mut pause => return,
+                () = self.stop.cancelled() => return,
+                () = self.taken.notified() => {}
+            }
+        }
+    }
+
     /// Makes a used slot as good as new, or removes it.
     async fn recycle(self: Arc<Self>, mut prepared: Prepared, policy: Policy) {
         let index = prepared.index;
@@ -350,7 +364,7 @@ async fn keep_ready(inner: Arc<Inner>) {
             }
         }
         tokio::select! {
-            () = inner.taken.notified() => {}
+            () = inner.taken.notified() => inner.refill_is_due().await,
             () = inner.stop.cancelled() => return,
             () = tokio::time::sleep(limits::UPLINK_PERIOD) => {
                 if let Err(error) = inner.host.entrance.run_on_host(forwarding::enable_uplinks).await {

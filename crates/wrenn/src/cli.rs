@@ -64,10 +64,7 @@ pub enum Command {
     Agent(AgentArgs),
     /// Parent of one VM; started by the agent
     #[command(hide = true)]
-    Keeper {
-        /// What to run
-        spec: PathBuf,
-    },
+    Keeper,
 }
 
 /// Where the API is offered.

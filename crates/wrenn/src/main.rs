@@ -23,17 +23,12 @@ use clap::Parser;
 use cli::{Cli, Command};
 use failure::{Failure, Outcome};
 use output::Output;
-use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Every VM waits for its keeper's start, and the command line takes a millisecond to be described.
-    let mut words = std::env::args_os().skip(1);
-    let (json, outcome) = if let (Some(word), Some(spec), None) = (words.next(), words.next(), words.next())
-        && word == "keeper"
-        && Path::new(&spec).is_absolute()
-    {
-        (false, up::platform::keeper(Path::new(&spec)))
+    let (json, outcome) = if std::env::args_os().skip(1).eq(["keeper"]) {
+        (false, up::platform::keeper())
     } else {
         let cli = Cli::parse();
         (cli.global.json, run(cli))
@@ -46,8 +41,8 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Outcome<ExitCode> {
     // The keeper lives as long as its VM: no threads, no runtime.
-    if let Command::Keeper { spec } = &cli.command {
-        return up::platform::keeper(spec);
+    if let Command::Keeper = cli.command {
+        return up::platform::keeper();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -76,7 +71,7 @@ async fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Why { id } => why::run(global, id).await?,
         Command::Server(args) => up::server_alone(&global.data_dir(), args).await?,
         Command::Agent(args) => up::agent_alone(&global.data_dir(), &args).await?,
-        Command::Keeper { .. } => {}
+        Command::Keeper => {}
     }
     Ok(ExitCode::SUCCESS)
 }

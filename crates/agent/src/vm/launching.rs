@@ -78,8 +78,9 @@ pub(super) async fn launch(
         oom_score_adj: limits::VMM_OOM_SCORE,
         pager: None,
     };
-    let keeper = keeper::launch(&host.program, &keeper_spec).await.map_err(Failure::at("starting the keeper"))?;
+    let keeper = host.keepers.launch(&keeper_spec).await.map_err(Failure::at("starting the keeper"))?;
     laps.lap("keeper");
+    host.keeper_ahead();
     points::pass(host, "start.launched").await;
     match connect(&*host.vmm, &keeper, &spec.runtime_dir, limits::VMM_START).await {
         Ok(machine) => {

@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keeper::{Keeper, KeeperSpec, PAGER, PagerSpec};
+use keeper::{Keeper, KeeperSpec, Launcher, PAGER, PagerSpec};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -73,7 +73,7 @@ impl Vm {
     }
 
     async fn launch(firecracker: &Firecracker, dir: TempDir, spec: MachineSpec, keeper: &KeeperSpec) -> Result<Self> {
-        let keeper = keeper::launch(program(), keeper).await?;
+        let keeper = Launcher::new(program()).launch(keeper).await?;
         let console = keeper::console(keeper.dir()).await?.output;
         let machine = tokio::select! {
             machine = firecracker.connect(&spec.runtime_dir, PATIENCE) => machine?,

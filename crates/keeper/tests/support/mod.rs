@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keeper::{Keeper, KeeperSpec};
+use keeper::{Keeper, KeeperSpec, Launcher};
 use memory::{Base, Draft, Generation, SaveReport, Seal};
 use sys::spawn::Spawn;
 use tokio::io::AsyncBufReadExt;
@@ -136,7 +136,7 @@ impl Host {
             confinement: Some(confinement(&dir)?),
         };
         let command = self.vmm.command(&spec, start)?;
-        let keeper = keeper::launch(keeper_program(), &keeper_spec(dir.clone(), command)).await?;
+        let keeper = Launcher::new(keeper_program()).launch(&keeper_spec(dir.clone(), command)).await?;
         let console = keeper::console(&dir).await?.output;
         let machine = tokio::select! {
             machine = self.vmm.connect(&dir, vmm::limits::CONNECT) => machine?,

@@ -190,9 +190,9 @@ pub async fn teardown(dir: &Path, purge: bool) -> Outcome {
     agent::teardown(dir, purge).await.map_err(Failure::plain)
 }
 
-/// The body of `wrenn keeper SPEC`.
-pub fn keeper(spec: &Path) -> Outcome<ExitCode> {
-    keeper::run(spec).map(|()| ExitCode::SUCCESS).map_err(|error| Failure::plain(format_args!("keeper: {error}")))
+/// The body of `wrenn keeper`.
+pub fn keeper() -> Outcome<ExitCode> {
+    keeper::run().map(|()| ExitCode::SUCCESS).map_err(|error| Failure::plain(format_args!("keeper: {error}")))
 }
 
 /// The control plane alone, until `ended`. It finds the agent of this data directory, if one runs.
