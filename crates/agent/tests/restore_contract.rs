@@ -311,11 +311,11 @@ fn row(hazard: &Hazard) -> String {
 
 #[test]
 fn docs_are_the_table() -> io::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/restore.md");
+    let path = Path::new("../../docs/restore.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(&path, page())?;
+        fs::write(path, page())?;
     }
-    assert_eq!(fs::read_to_string(&path)?, page(), "run `UPDATE_DOCS=1 cargo test -p agent --test restore_contract`");
+    assert_eq!(fs::read_to_string(path)?, page(), "run `UPDATE_DOCS=1 cargo test -p agent --test restore_contract`");
     Ok(())
 }
 

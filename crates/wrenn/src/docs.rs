@@ -44,10 +44,10 @@ fn describe(command: &Command, name: &str, page: &mut String) {
 
 #[test]
 fn docs_are_the_programs() -> std::io::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
+    let path = Path::new("../../docs/cli.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, page())?;
+        std::fs::write(path, page())?;
     }
-    assert_eq!(std::fs::read_to_string(&path)?, page(), "run `UPDATE_DOCS=1 cargo test -p wrenn --bin wrenn docs`");
+    assert_eq!(std::fs::read_to_string(path)?, page(), "run `UPDATE_DOCS=1 cargo test -p wrenn --bin wrenn docs`");
     Ok(())
 }

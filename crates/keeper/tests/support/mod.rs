@@ -43,11 +43,11 @@ fn initramfs(artifacts: &Path) -> Result<&'static Path> {
 fn make_initramfs(artifacts: &Path) -> Result<(tempfile::TempDir, PathBuf)> {
     let dir = tempfile::tempdir()?;
     let (guest, archive) = (dir.path().join("guest"), dir.path().join("initramfs"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/guest.rs");
+    let source = Path::new("tests/guest/guest.rs");
     let output = Spawn::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()))
         .inherit_env()
         .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"])
-        .args([&guest, &source])
+        .args([guest.as_path(), source])
         .output()?;
     if !output.exit.success() {
         return Err(format!("the test guest does not compile: {}", String::from_utf8_lossy(&output.stderr)).into());
