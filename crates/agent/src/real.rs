@@ -1,11 +1,10 @@
 //! The real host and the real VM, as capsules need them.
 
-use crate::durable::Draft;
 use crate::environment::{Environment, VirtualMachine};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::laps::Laps;
-use crate::record::{Class, Place, Record};
+use crate::record::{Class, Place, Record, RecordDraft};
 use crate::shared::{self, Guest};
 use crate::snapshots::{Snapshot, Snapshots};
 use crate::told::Purpose;
@@ -26,7 +25,7 @@ impl Environment for Host {
     type Vm = Vm;
     type Generation = Generation;
     type Slot = Slot;
-    type Draft = Draft;
+    type Draft = RecordDraft;
 
     fn now_ms() -> u64 {
         shared::now_ms()
@@ -40,12 +39,12 @@ impl Environment for Host {
         &self.tasks
     }
 
-    async fn draft_record(&self, record: Record) -> Result<Draft, Failure> {
+    async fn draft_record(&self, record: Record) -> Result<RecordDraft, Failure> {
         let records = self.records.clone();
         on_disk("saving the record", move || records.draft(&record)).await
     }
 
-    async fn commit_record(&self, draft: Draft) -> Result<(), Failure> {
+    async fn commit_record(&self, draft: RecordDraft) -> Result<(), Failure> {
         on_disk("saving the record", move || draft.commit()).await
     }
 

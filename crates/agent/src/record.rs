@@ -161,6 +161,32 @@ pub struct Listing {
     pub damaged: Vec<String>,
 }
 
+/// The next record of a capsule, durable but not in its place yet. Dropped, it is as if it had not been, and neither had a
+/// capsule that has no other.
+#[derive(Debug)]
+pub struct RecordDraft {
+    // In this order: the file goes before the directory it is in.
+    draft: Draft,
+    _home: Home,
+}
+
+/// Directory of a capsule. Dropped, it goes if nothing is in it.
+#[derive(Debug)]
+struct Home(PathBuf);
+
+impl RecordDraft {
+    /// Makes it the capsule's record, durably. After an error it may be or not.
+    pub fn commit(self) -> io::Result<()> {
+        self.draft.commit()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
 /// Where records are kept: `DIR/ID/record.json`.
 #[derive(Debug, Clone)]
 pub struct Records {
@@ -177,14 +203,15 @@ impl Records {
     }
 
     /// Writes the next record of this capsule, which counts once it is committed.
-    pub fn draft(&self, record: &Record) -> io::Result<Draft> {
-        let dir = self.dir.join(record.id.to_string());
-        match fs::create_dir(&dir) {
+    pub fn draft(&self, record: &Record) -> io::Result<RecordDraft> {
+        let home = Home(self.dir.join(record.id.to_string()));
+        match fs::create_dir(&home.0) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Err(_) => {}
             Ok(()) => File::open(&self.dir)?.sync_all()?,
         }
-        Draft::write(dir.join(FILE), &serde_json::to_vec_pretty(record)?)
+        let draft = Draft::write(home.0.join(FILE), &serde_json::to_vec_pretty(record)?)?;
+        Ok(RecordDraft { draft, _home: home })
     }
 
     /// Forgets a capsule, durably and at once: what else lies in its directory goes afterwards. Forgetting an unknown one
@@ -334,8 +361,12 @@ mod tests {
         fs::create_dir(dir.path().join("capsules/.gone-x"))?;
         fs::write(dir.path().join("capsules/.gone-x/record.json"), b"{}")?;
         assert_eq!(records.list()?.damaged, ["broken"]);
-        // Two that it came before: of a capsule that is none yet, and of one that stays what it is.
+        // Drafts of a capsule that is none yet, and of one that stays what it is: given up, and cut short by a crash.
         let unborn = Record::sample(Place::Lost);
+        drop(records.draft(&unborn)?);
+        drop(records.draft(&Record { reason: None, ..paused.clone() })?);
+        assert!(!dir.path().join("capsules").join(unborn.id.to_string()).exists());
+        assert_eq!(records.list()?.records, [paused.clone()]);
         std::mem::forget(records.draft(&unborn)?);
         std::mem::forget(records.draft(&Record { reason: None, ..paused.clone() })?);
         assert_eq!(records.list()?.records, [paused.clone()]);

@@ -86,6 +86,12 @@ async fn a_process_outlives_its_client_and_is_found_by_tag() -> Result {
     Ok(())
 }
 
+/// The end of its shell may be told while the kernel still ends the others.
+async fn whole_group_goes(daemon: &Daemon, pid: u64) -> Result {
+    let left = format!("ps -o stat=,args= -g {pid} | grep -v '^Z' || true");
+    eventually(async || Ok(daemon.sh(&left).await?.text().is_empty().then_some(()))).await
+}
+
 #[tokio::test]
 async fn the_deadline_ends_the_process_and_then_the_stream() -> Result {
     let daemon = Daemon::start()?;
@@ -99,8 +105,7 @@ async fn the_deadline_ends_the_process_and_then_the_stream() -> Result {
     assert_eq!(text(&finished.end["error"]), "context deadline exceeded");
     assert_eq!(other.finish().await?.exit_code(), -1);
     // The whole pipeline is gone, not only the shell.
-    let left = daemon.sh(&format!("ps -o stat=,args= -g {pid} | grep -v '^Z' || true")).await?;
-    assert_eq!(left.text(), "");
+    whole_group_goes(&daemon, pid).await?;
     let error = daemon.stream(START, shell("true"), &[("connect-timeout-ms", "soon")]).await?.finish().await?.error;
     assert_eq!(error, "invalid_argument");
     Ok(())
@@ -286,8 +291,7 @@ async fn a_kill_reaches_the_whole_group_and_a_term_only_the_process() -> Result 
     let signal = json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"});
     daemon.rpc("process.Process/SendSignal", signal).await??;
     assert_eq!(text(&frames.finish().await?.end["status"]), "signal: killed");
-    let left = daemon.sh(&format!("ps -o stat=,args= -g {pid} | grep -v '^Z' || true")).await?;
-    assert_eq!(left.text(), "");
+    whole_group_goes(&daemon, pid).await?;
     Ok(())
 }
 

@@ -50,7 +50,11 @@ pub(crate) async fn boots(vmm: Spawn, told: &[u8]) -> io::Result<bool> {
 async fn watch(vmm: Spawn, told: &[u8]) -> io::Result<bool> {
     let mut process = Ended(vmm.inherit_env().stdin(Stream::Pipe).stdout(Stream::Pipe).spawn()?);
     if let Some(mut stdin) = process.0.take_stdin() {
-        stdin.write_all(told)?;
+        match stdin.write_all(told) {
+            // It ended before it was told: what it said is read all the same.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
     }
     let stdout: OwnedFd = process.0.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?.into();
     let mut console = Receiver::from_owned_fd(stdout)?;
@@ -82,6 +86,8 @@ mod tests {
         ] {
             assert_eq!(watch(Spawn::new("/bin/sh").args(["-c", script]), b"told\n").await?, boots, "{script}");
         }
+        let deaf = Spawn::new("/bin/sh").args(["-c", "exec 0<&-; echo Unable to mount root fs"]);
+        assert!(watch(deaf, &vec![b' '; 1 << 20]).await?, "more than a pipe holds, and nobody reads it");
         assert!(watch(Spawn::new("/no/such/vmm"), &[]).await.is_err());
         Ok(())
     }
