@@ -72,7 +72,7 @@ pub const FILL_PER_MS: u64 = 1 << 20;
 /// From the start of a VM to that of the next one's keeper: it would take the processors this one starts with.
 pub const KEEPER_PAUSE: Duration = Duration::from_millis(400);
 /// Network slots kept prepared.
-pub const READY_SLOTS: usize = 4;
+pub const READY_SLOTS: usize = 8;
 /// A VMM dies before its host's own programs when memory runs out.
 pub const VMM_OOM_SCORE: i32 = 500;
 /// Memory of a VMM beside its guest's, page cache included; what an emulator has translated is a good part of it.

@@ -333,9 +333,10 @@ impl Inner {
 
     async fn clean(&self, prepared: &mut Prepared, policy: &Policy) -> Result<(), SetupError> {
         if *policy != Policy::default() {
-            self.host.apply(&prepared.namespace, &Policy::default()).await?;
+            let changed = self.host.change(&prepared.namespace, &Policy::default()).await;
+            changed.map_err(system("the firewall"))?;
         }
-        let flushed = self.host.entrance.run(&prepared.namespace, conntrack::flush).await;
+        let flushed = self.host.ask(&prepared.namespace, conntrack::flush).await;
         flushed.map_err(system("the flow table"))?;
         let total = Meter::new(self.host.entrance.clone(), Arc::clone(&prepared.namespace), Traffic::default());
         prepared.counted = total.read().await.map_err(system("the counters"))?;

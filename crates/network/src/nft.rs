@@ -1,5 +1,5 @@
-//! Running `nft`: once for the host's table, once per slot, and when a policy changes. Slots are prepared ahead, so that it is not on the
-//! way of a capsule that is created with the default policy, unless more are created at once than slots are ready.
+//! Running `nft`: once for the host's table, once per slot. Slots are prepared ahead, so that it is not on the way of a capsule that
+//! is created, unless more are created at once than slots are ready.
 
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;

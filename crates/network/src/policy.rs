@@ -1,12 +1,12 @@
 //! What a guest may reach.
 
+use std::io;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::Cidr;
 use crate::limits;
-use crate::nft::NftError;
 
 /// Addresses no policy opens: this network, loopback, link-local with the clouds' metadata services, multicast, and
 /// the reserved block that also holds the addresses of all slots. The host's own addresses and other capsules are
@@ -68,7 +68,7 @@ pub enum PolicyError {
     Bad(#[from] BadPolicy),
     /// The kernel did not take it.
     #[error("cannot change the firewall of the slot: {0}")]
-    Nft(#[from] NftError),
+    Kernel(#[from] io::Error),
 }
 
 impl Policy {

@@ -1,7 +1,7 @@
-//! The two rulesets: the host's one table per instance, which never changes, and the table inside each namespace,
-//! which holds the slot's policy and goes with it.
+//! The two rulesets: the host's one table per instance, and the table inside each namespace, which goes with it. The rules of
+//! neither ever change; those inside ask [sets] that hold the slot's policy.
 //!
-//! Both are replaced as a whole in one transaction (`nft -f` is atomic), so that there is no moment without rules.
+//! Both are put in force as a whole in one transaction (`nft -f` is atomic), so that there is no moment without rules.
 
 use nftables::batch::Batch;
 use nftables::expr::{
@@ -14,10 +14,11 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 use crate::address::{Cidr, GATEWAY_ADDRESS, GUEST_ADDRESS, METADATA_ADDRESS, TAP, UPLINK};
 use crate::instance::{ANY_VETH, InstanceId};
 use crate::limits;
-use crate::policy::{NEVER, PRIVATE, Policy, is_private, outermost};
+use crate::policy::{NEVER, PRIVATE, Policy};
+use crate::sets;
 
 /// Name of the table inside namespaces.
-const INSIDE: &str = "wrenn";
+pub(crate) const INSIDE: &str = "wrenn";
 
 /// Before the chains of other tables: theirs may still drop, but none accepts what we refuse and stops there.
 const EARLY: i32 = -10;
@@ -62,10 +63,9 @@ pub(crate) fn without_host(instance: &InstanceId) -> Nftables<'static> {
 /// among them, reach nothing but the guest.
 pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
     let mut table = Builder::replace(INSIDE.to_owned());
-    let (private, public): (Vec<_>, Vec<_>) = policy.allow.iter().copied().partition(|block| is_private(*block));
-    table.set("private", &outermost(&private));
-    table.set("allow", &outermost(&public));
-    table.set("deny", &outermost(&policy.deny));
+    for set in sets::of(policy) {
+        table.set(set.name, &set.blocks);
+    }
     // A chain has to be there before a rule goes to it.
     refuse(&mut table);
 
@@ -97,9 +97,9 @@ pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
 
     table.chain("egress");
     table.rule("egress", vec![new(), over(limits::MAX_FLOWS), goto("refuse")]);
-    judge(&mut table, "egress", policy, &ip("daddr"), goto("refuse"));
+    judge(&mut table, "egress", &ip("daddr"), goto("refuse"));
     table.chain("answers");
-    judge(&mut table, "answers", policy, &original_destination(), DROP);
+    judge(&mut table, "answers", &original_destination(), DROP);
 
     table.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0, NfChainPolicy::Drop);
     table.rule("forward", vec![from(UPLINK), to(TAP), answers(), goto("answers")]);
@@ -110,21 +110,16 @@ pub(crate) fn inside(policy: &Policy) -> Nftables<'static> {
     table.finish()
 }
 
-/// What a policy says about a destination.
-fn judge(
-    table: &mut Builder,
-    chain: &'static str,
-    policy: &Policy,
-    destination: &Expression<'static>,
-    no: Statement<'static>,
-) {
+/// What the policy says about a destination.
+fn judge(table: &mut Builder, chain: &'static str, destination: &Expression<'static>, no: Statement<'static>) {
     let leads = |to: Expression<'static>| like(destination.clone(), to);
     table.rule(chain, vec![leads(blocks(&NEVER)), no.clone()]);
     table.rule(chain, vec![leads(text("@private")), ACCEPT]);
     table.rule(chain, vec![leads(blocks(&PRIVATE)), no.clone()]);
     table.rule(chain, vec![leads(text("@allow")), ACCEPT]);
     table.rule(chain, vec![leads(text("@deny")), no.clone()]);
-    table.rule(chain, vec![if policy.allow_internet { ACCEPT } else { no }]);
+    table.rule(chain, vec![leads(text("@internet")), ACCEPT]);
+    table.rule(chain, vec![no]);
 }
 
 /// Refusing at once instead of silence: a guest's library should not sit out its timeout.
@@ -344,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_changes_sets_and_the_last_word_only() {
+    fn a_policy_changes_sets_only() {
         let list = |blocks: &[&str]| blocks.iter().map(|block| block.parse().unwrap()).collect();
         let policy = Policy {
             allow_internet: false,

@@ -12,11 +12,12 @@ use tokio::sync::oneshot;
 
 use crate::address::TAP;
 use crate::entrance::Entrance;
+use crate::netfilter::Asked;
 use crate::nft::NftError;
 use crate::policy::Policy;
 use crate::range::Pair;
 use crate::traffic::Traffic;
-use crate::{forwarding, links, namespace, nft, rules};
+use crate::{forwarding, links, namespace, nft, rules, sets};
 
 /// Why a slot could not be prepared, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +104,24 @@ impl Host {
         inside(namespace, move || links::with_netlink(remember)).await
     }
 
-    /// Puts a policy in force.
+    /// Puts a policy in force where one is.
+    pub(crate) async fn change(&self, namespace: &Arc<OwnedFd>, policy: &Policy) -> io::Result<()> {
+        let policy = policy.clone();
+        self.ask(namespace, move || sets::fill(&policy)).await
+    }
+
+    /// Asks netfilter something inside a namespace.
+    pub(crate) async fn ask<F>(&self, namespace: &Arc<OwnedFd>, job: F) -> io::Result<()>
+    where
+        F: FnOnce() -> io::Result<Asked> + Send + 'static,
+    {
+        let asked = self.entrance.run(namespace, job).await?;
+        // Nobody needs to wait for this.
+        tokio::task::spawn_blocking(move || drop(asked));
+        Ok(())
+    }
+
+    /// Puts the rules and a policy in force, whatever there is.
     pub(crate) async fn apply(&self, namespace: &Arc<OwnedFd>, policy: &Policy) -> Result<(), NftError> {
         let ruleset = rules::inside(policy);
         let namespace = namespace.try_clone()?;

@@ -122,7 +122,7 @@ impl Slot {
     pub async fn set_policy(&mut self, policy: Policy) -> Result<(), PolicyError> {
         policy.check()?;
         if policy != self.policy {
-            self.host.apply(&self.prepared.namespace, &policy).await?;
+            self.host.change(&self.prepared.namespace, &policy).await?;
             self.names.set_resolves(policy.resolves_names());
             self.policy = policy;
         }

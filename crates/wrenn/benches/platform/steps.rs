@@ -26,6 +26,9 @@ pub async fn measure(platform: &Platform) -> Measured {
             vcpus: limits::VCPUS_DEFAULT,
             memory_mb: limits::MEMORY_MB_DEFAULT,
             disk_size_mb: limits::DISK_MB_DEFAULT,
+            // Another policy than a slot is prepared with.
+            egress: wire::Egress { allow_internet: true, deny: vec!["192.0.2.0/24".to_owned()], ..Default::default() }
+                .into(),
             ..Default::default()
         };
         let began = Instant::now();
