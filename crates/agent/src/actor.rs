@@ -112,14 +112,18 @@ impl<H: Environment> Actor<H> {
 
     /// Until the capsule is gone, or the agent lets go of it.
     async fn run(mut self, mut mailbox: Mailbox<H>) {
+        let host = self.host.clone();
         while self.machine.status() != CapsuleStatus::Stopped && !(self.never_ran && self.running.is_none()) {
+            // Asked for before looking.
+            let drained_or_not = host.draining().changed();
             let remaining = self.remaining();
             // What has happened goes before what is asked for: an answer tells what is.
             tokio::select! {
                 biased;
                 outcome = ended(self.running.as_mut()) => self.finish(outcome).await,
                 why = exited(self.vm.as_ref()), if self.running.is_none() => self.vm_exited(why).await,
-                () = elapsed(remaining) => self.lifetime_ended(),
+                () = elapsed(remaining) => self.time_is_up(),
+                () = drained_or_not => {}
                 message = mailbox.recv() => match message {
                     Some(Message::Ask { command, how, reply }) => self.command(command, how, reply),
                     Some(Message::SetLifetime(lifetime, reply)) => self.set_lifetime(lifetime, reply).await,
@@ -145,14 +149,18 @@ impl<H: Environment> Actor<H> {
         self.registry.forget(self.record.id);
     }
 
-    /// Time left, while it runs.
+    /// Time left, while it runs: none on a host that is to be empty.
     fn remaining(&self) -> Option<Duration> {
         if self.machine.status() != CapsuleStatus::Running {
             return None;
         }
-        let left = self.record.lifetime.remaining_ms(H::now_ms(), self.shared.last_active_ms());
+        let left = if self.host.draining().is_on() { Some(0) } else { self.lifetime_left_ms() };
         let not_before = self.retry_at.saturating_duration_since(Instant::now());
         left.map(|ms| Duration::from_millis(ms).max(not_before))
+    }
+
+    fn lifetime_left_ms(&self) -> Option<u64> {
+        self.record.lifetime.remaining_ms(H::now_ms(), self.shared.last_active_ms())
     }
 
     fn command(&mut self, command: Command, how: How, reply: Reply<GuestOf<H>>) {
@@ -260,11 +268,15 @@ impl<H: Environment> Actor<H> {
         }
     }
 
-    fn lifetime_ended(&mut self) {
+    fn time_is_up(&mut self) {
         // Activity between the timer and now prolongs an idle lifetime.
         if self.remaining().is_some_and(|left| left.is_zero()) {
             self.discard_memory = false;
-            let (_, effects) = self.machine.on(&Event::LifetimeEnded(self.record.lifetime.at_end()));
+            let event = match self.lifetime_left_ms() {
+                Some(0) => Event::LifetimeEnded(self.record.lifetime.at_end()),
+                _ => Event::HostDrains,
+            };
+            let (_, effects) = self.machine.on(&event);
             self.all(&effects);
         }
     }
@@ -318,7 +330,7 @@ impl<H: Environment> Actor<H> {
             (Err(_), Err(why)) => Event::Failed(Left::Nothing(self.loss(why.clone()))),
         };
         self.vm = outcome.vm.ok();
-        let by_itself = self.machine.reason() == Some(&EndReason::Ttl);
+        let by_itself = self.machine.is_unasked();
         if self.vm.is_some() && matches!(operation, Operation::Create | Operation::Resume) {
             // An idle lifetime counts from when somebody can use it.
             self.shared.touch();

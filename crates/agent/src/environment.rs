@@ -2,6 +2,7 @@
 //! adoption touch the world. [`Host`](crate::host::Host) and [`Vm`](crate::vm::Vm) are the real ones; a simulator brings
 //! its own.
 
+use crate::drain::Switch;
 use crate::failure::Failure;
 use crate::laps::Laps;
 use crate::record::{Class, Place, Record};
@@ -36,6 +37,9 @@ pub trait Environment: Sized + Send + Sync + 'static {
 
     /// Passes the point called `name`, at which a test may hold the operation or end the agent.
     fn pass(&self, name: &'static str) -> impl Future<Output = ()> + Send;
+
+    /// Whether the host is to be empty.
+    fn draining(&self) -> &Switch;
 
     /// Work that nobody waits for until the agent ends.
     fn tasks(&self) -> &TaskTracker;

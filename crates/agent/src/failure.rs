@@ -57,6 +57,9 @@ pub enum Failure {
         /// What is here.
         here: String,
     },
+    /// The host is to be empty.
+    #[error("this host is being emptied for maintenance and starts nothing; `wrenn drain --end` on it ends that")]
+    Draining,
     /// The agent is ending.
     #[error("the host's agent is restarting")]
     Stopping,
@@ -84,7 +87,9 @@ impl From<Failure> for ConnectError {
             Failure::State(_) => ErrorCode::FailedPrecondition,
             Failure::Exists => ErrorCode::AlreadyExists,
             Failure::Invalid(_) => ErrorCode::InvalidArgument,
-            Failure::Space { .. } | Failure::Memory { .. } | Failure::Full => ErrorCode::ResourceExhausted,
+            Failure::Space { .. } | Failure::Memory { .. } | Failure::Full | Failure::Draining => {
+                ErrorCode::ResourceExhausted
+            }
             Failure::Incompatible { .. } => {
                 return ConnectError::new(
                     ErrorCode::FailedPrecondition,

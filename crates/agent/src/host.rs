@@ -1,6 +1,7 @@
 //! What all capsules of a host share.
 
 use crate::classes::Classes;
+use crate::drain::Drain;
 use crate::events::Outbox;
 use crate::failure::Failure;
 use crate::limits;
@@ -8,15 +9,18 @@ use crate::metrics::Metrics;
 use crate::proxy::Guests;
 use crate::ready::Ready;
 use crate::record::{Class, Records};
+use crate::shared::now_ms;
 use crate::snapshots::{self, Snapshots};
 use crate::space::Room;
 use crate::vm_dirs::Dirs;
+use hostlink::SandboxEvent;
 use image::Artifacts;
 use keeper::Launcher;
 use keeper::cgroup::CgroupSpec;
 use memory::{Generation, Shelf};
 use network::Network;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -69,6 +73,8 @@ pub struct Host {
     pub metrics: Metrics,
     /// The way to the guests' ports.
     pub proxy: edge::Proxy<Guests>,
+    /// Whether it is to be empty.
+    pub drain: Drain,
     /// Room on the disk.
     pub room: watch::Sender<Room>,
     /// Background work, awaited at the end.
@@ -206,6 +212,26 @@ impl Host {
         Ok(())
     }
 
+    /// Begins or ends emptying this host; its capsules see to themselves. VMs that wait are for capsules to come.
+    pub async fn set_draining(self: &Arc<Self>, on: bool) -> Result<(), Failure> {
+        const STEP: &str = "writing down whether the host is to be empty";
+        let host = self.clone();
+        let set = tokio::task::spawn_blocking(move || {
+            let is_news = host.drain.set(on)?;
+            if is_news {
+                host.events.add(&changed())?;
+            }
+            Ok::<_, io::Error>(is_news)
+        });
+        let is_news = set.await.map_err(Failure::at(STEP))?.map_err(Failure::at(STEP))?;
+        match (is_news, on) {
+            (true, true) => drop(self.ready.clear(self).await),
+            (true, false) => self.ready.refill(self, &Class::usual()),
+            (false, _) => {}
+        }
+        Ok(())
+    }
+
     /// Versions a capsule runs on.
     pub fn versions(&self) -> BTreeMap<String, String> {
         [
@@ -239,6 +265,18 @@ impl Host {
             }
             disk::AdmitError::Io(source) => Failure::at("asking for disk space")(source),
         }
+    }
+}
+
+/// Has the control plane look at this host.
+fn changed() -> SandboxEvent {
+    SandboxEvent {
+        id: Uuid::now_v7(),
+        sandbox_id: String::new(),
+        event: hostlink::callback::HOST_CHANGED.to_owned(),
+        status: String::new(),
+        reason: String::new(),
+        timestamp_ms: now_ms(),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows: one actor per capsule ([`actor`]), the four operations and their undoing ([`operations`]), snapshots of capsules
 //! that go on ([`snapshots`]), what is written down so that a restart finds every VM again ([`record`], [`adopt`]), what
-//! capsules use ([`metrics`]), the RPC surface ([`rpc`]), and what a host would offer an agent ([`survey`]). Capsules touch
+//! capsules use ([`metrics`]), emptying the host ([`drain`]), the RPC surface ([`rpc`]), and what a host would offer an agent ([`survey`]). Capsules touch
 //! their host through [`environment`] alone, so that a simulator can take its place.
 //! Must never know: which VMM runs a machine, how a page becomes durable, SQL, or who may do what: the control plane
 //! decides, the agent does.
@@ -13,6 +13,7 @@
 pub mod actor;
 pub mod adopt;
 mod classes;
+pub mod drain;
 mod durable;
 pub mod environment;
 mod events;

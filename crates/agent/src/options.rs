@@ -73,6 +73,11 @@ impl Layout<'_> {
         self.0.join("events")
     }
 
+    /// There while the host is being emptied or stays empty.
+    pub fn draining(&self) -> PathBuf {
+        self.0.join("draining")
+    }
+
     /// Remembered tier of this host.
     pub fn tier(&self) -> PathBuf {
         self.0.join("tier.json")

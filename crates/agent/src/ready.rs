@@ -63,6 +63,9 @@ impl Ready {
 
     /// Makes what is missing of this class, in the background.
     pub fn refill(&self, host: &Arc<Host>, class: &Class) {
+        if host.drain.switch.is_on() {
+            return;
+        }
         let missing = {
             let mut shelf = self.lock();
             let all: usize = shelf.values().map(|stock| stock.vms.len() + stock.being_made).sum();
@@ -94,7 +97,8 @@ impl Ready {
         let made = Box::pin(made).await;
         let unwanted = {
             let mut shelf = self.lock();
-            let wanted = !host.stopping.is_cancelled() && host.has_template(class.template);
+            let wanted =
+                !host.stopping.is_cancelled() && !host.drain.switch.is_on() && host.has_template(class.template);
             let stock = shelf.entry(class).or_default();
             stock.being_made -= 1;
             let unwanted = match made {

@@ -1,5 +1,6 @@
 //! The real host and the real VM, as capsules need them.
 
+use crate::drain::Switch;
 use crate::environment::{Environment, VirtualMachine};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -33,6 +34,10 @@ impl Environment for Host {
 
     async fn pass(&self, name: &'static str) {
         points::pass(self, name).await;
+    }
+
+    fn draining(&self) -> &Switch {
+        &self.drain.switch
     }
 
     fn tasks(&self) -> &TaskTracker {

@@ -67,6 +67,15 @@ pub struct Class {
 }
 
 impl Class {
+    /// What a capsule is of that asks for nothing else.
+    pub fn usual() -> Self {
+        Self {
+            template: model::TemplateId::MINIMAL.uuid(),
+            vcpus: model::limits::VCPUS_DEFAULT,
+            memory_mb: model::limits::MEMORY_MB_DEFAULT,
+        }
+    }
+
     /// Whether VMs of both have the same size.
     pub fn has_size_of(&self, other: &Self) -> bool {
         (self.vcpus, self.memory_mb) == (other.vcpus, other.memory_mb)

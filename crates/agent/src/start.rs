@@ -1,6 +1,7 @@
 //! Start and end of an agent.
 
 use crate::classes::Classes;
+use crate::drain::Drain;
 use crate::events::Outbox;
 use crate::failure::Failure;
 use crate::handle::How;
@@ -160,16 +161,21 @@ impl Agent {
 
     /// Whether the default template has booted on this host before.
     pub fn has_template(&self) -> bool {
-        self.host.classes.has(&default_class())
+        self.host.classes.has(&Class::usual())
     }
 
     /// Boots the default template if it never was, and starts to keep VMs of it ready.
     pub async fn make_template(&self) -> Result<(), StartError> {
-        let class = default_class();
+        let class = Class::usual();
         let made = self.host.classes.generation(&self.host, &class).await;
         made.map_err(|failure| StartError::Template(failure.to_string()))?;
         self.host.ready.refill(&self.host, &class);
         Ok(())
+    }
+
+    /// Whether this host was told to be empty: then nothing starts on it.
+    pub fn is_draining(&self) -> bool {
+        self.host.drain.switch.is_on()
     }
 
     /// Capsules that run and that are paused.
@@ -206,14 +212,6 @@ impl Agent {
     }
 }
 
-fn default_class() -> Class {
-    Class {
-        template: model::TemplateId::MINIMAL.uuid(),
-        vcpus: model::limits::VCPUS_DEFAULT,
-        memory_mb: model::limits::MEMORY_MB_DEFAULT,
-    }
-}
-
 fn starts_at_a_time() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     (processors * limits::STARTS_PER_PROCESSOR).max(limits::STARTS_MIN)
@@ -240,6 +238,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
     let snapshot_files = snapshots::Files::open(snapshots.clone()).map_err(directory(&snapshots))?;
     let snapshots = Snapshots::new(snapshot_files.list().map_err(directory(&snapshots))?);
     let events = Outbox::open(layout.events()).map_err(directory(&options.dir))?;
+    let drain = Drain::open(layout.draining()).map_err(directory(&options.dir))?;
     let ready = Ready::new(options.ready_vms.unwrap_or(usize::from(vmm.tier() == Tier::QemuTcg)));
 
     let listing = records.list().map_err(directory(&capsules))?;
@@ -276,6 +275,7 @@ async fn open(prepared: Prepared, registry: &Registry) -> Result<Arc<Host>, Star
         ready,
         metrics: Metrics::default(),
         proxy: edge::Proxy::new(Guests(registry.clone()), edge::Hop::ToGuest),
+        drain,
         room: watch::Sender::new(Room::Enough),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),

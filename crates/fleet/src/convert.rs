@@ -95,6 +95,7 @@ pub(crate) fn report(host: &wire::GetHostResponse) -> HostReport {
         },
         isolation: cut(&host.isolation),
         arch: cut(&host.arch),
+        draining: host.draining,
     }
 }
 

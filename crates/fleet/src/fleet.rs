@@ -9,7 +9,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use connectrpc::client::CallOptions;
 use lifecycle::server::{Event, Operation};
 use model::{
-    Capsule, CapsuleId, CapsuleStatus, Code, Error, HostId, Lifetime, Secret, Size, Surroundings, TeamId, limits,
+    Capsule, CapsuleId, CapsuleStatus, Code, Error, HostId, HostStatus, Lifetime, Secret, Size, Surroundings, TeamId,
+    limits,
 };
 use proto::hostagent::v1 as wire;
 use std::sync::Arc;
@@ -190,7 +191,11 @@ impl Fleet {
             let host = loads.iter().find(|load| load.host.id == capsule.host);
             // Its disk is there already.
             let size = Size { disk_mb: 0, ..capsule.size };
-            host.filter(|load| schedule::fits(load, size)).ok_or_else(|| no_host(capsule.size))?;
+            match host {
+                Some(load) if schedule::fits(load, size) => {}
+                Some(load) if load.host.status == HostStatus::Draining => return Err(draining()),
+                _ => return Err(no_host(capsule.size)),
+            }
         }
         let lifetime = how.lifetime.or_else(|| renewed(capsule.lifetime, Utc::now()));
         let task = Task::Resume { discard_memory: how.discard_memory };
@@ -398,8 +403,15 @@ pub(crate) fn stopping() -> Error {
 }
 
 pub(crate) fn no_host(size: Size) -> Error {
-    let text = format!("no host has {} MB of memory and {} MB of disk to spare", size.memory_mb, size.disk_mb);
+    let text = format!(
+        "no host that takes capsules has {} MB of memory and {} MB of disk to spare",
+        size.memory_mb, size.disk_mb
+    );
     Error::new(Code::NoHosts, text)
+}
+
+fn draining() -> Error {
+    Error::new(Code::NoHosts, "the capsule's host is being emptied for maintenance; resume it once the host is back")
 }
 
 fn wrong_status(operation: Operation, status: CapsuleStatus) -> Error {

@@ -8,6 +8,7 @@ use crate::hosts::Known;
 use crate::{Fleet, Until, coalesce, convert};
 use chrono::{DateTime, Utc};
 use connectrpc::client::CallOptions;
+use hostlink::callback::HOST_CHANGED;
 use hostlink::{AgentLink, SandboxEvent};
 use lifecycle::server::Event;
 use model::lifetime::AtEnd;
@@ -61,7 +62,7 @@ impl Fleet {
         let options = || CallOptions::default().with_timeout(CALL);
         let host = link.rpc().get_host_with_options(wire::GetHostRequest::default(), options()).await;
         let host = host.map_err(|error| hostlink::error(&error))?.into_owned();
-        self.store().host_answered(id, Some(&convert::report(&host))).await?;
+        self.store().host_answered(id, &convert::report(&host)).await?;
         self.forget_snapshots(id, link, &host.snapshots).await?;
 
         let rows = self.store().capsules(&CapsuleQuery { host: Some(id), ..CapsuleQuery::default() }).await?;
@@ -143,6 +144,10 @@ impl Fleet {
     /// Takes what a host's agent reports by itself. Events may come late and twice: one that is older than the
     /// status it would change only makes us look at the host.
     pub async fn host_event(&self, host: HostId, event: SandboxEvent) -> Result<(), Error> {
+        if event.event == HOST_CHANGED {
+            self.look_at(host);
+            return Ok(());
+        }
         let id: CapsuleId = event.sandbox_id.parse().map_err(|error| Error::invalid(format!("sandbox_id: {error}")))?;
         let Some(capsule) = self.store().capsule(id).await? else { return Ok(()) };
         if capsule.host != host {
@@ -150,9 +155,7 @@ impl Fleet {
         }
         let Some(meaning) = convert::happened(&event) else { return Ok(()) };
         if event.timestamp_ms < unsigned_ms(capsule.status_changed_at.timestamp_millis()) {
-            if let Some(known) = self.hosts_known().get(host) {
-                known.look.notify_one();
-            }
+            self.look_at(host);
             return Ok(());
         }
         if capsule.status.is_transient() {
@@ -167,11 +170,17 @@ impl Fleet {
     fn look_once_settled(&self, id: CapsuleId, host: HostId) {
         let fleet = self.clone();
         self.spawn(async move {
-            let settled = fleet.wait(id, Until::Settled, SETTLE).await;
-            if let (Ok(_), Some(known)) = (settled, fleet.hosts_known().get(host)) {
-                known.look.notify_one();
+            if fleet.wait(id, Until::Settled, SETTLE).await.is_ok() {
+                fleet.look_at(host);
             }
         });
+    }
+
+    /// Now rather than at the next turn.
+    fn look_at(&self, host: HostId) {
+        if let Some(known) = self.hosts_known().get(host) {
+            known.look.notify_one();
+        }
     }
 }
 

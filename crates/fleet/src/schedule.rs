@@ -96,11 +96,11 @@ mod tests {
 
     #[test]
     fn takes_the_emptiest_that_fits() {
-        use HostStatus::{Online, Pending, Unreachable};
+        use HostStatus::{Draining, Online, Pending, Unreachable};
         type Row<'a> = (&'a [(HostStatus, u64, u64)], Option<usize>);
         let rows: [Row; 7] = [
             (&[], None),
-            (&[(Pending, 8_192, 0), (Unreachable, 8_192, 0)], None),
+            (&[(Pending, 8_192, 0), (Unreachable, 8_192, 0), (Draining, 8_192, 0)], None),
             (&[(Online, 0, 0)], None),
             (&[(Online, 8_192, 7_000), (Online, 8_192, 6_656)], Some(1)),
             (&[(Online, 8_192, 4_000), (Online, 8_192, 1_000), (Online, 8_192, 2_000)], Some(1)),

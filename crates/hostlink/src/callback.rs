@@ -6,6 +6,8 @@ use uuid::Uuid;
 
 /// Where events go, under the server's base URL.
 pub const EVENTS_PATH: &str = "/v1/hosts/sandbox-events";
+/// An event about the host itself: the server looks at it at once.
+pub const HOST_CHANGED: &str = "host.changed";
 /// Header with the host's token.
 pub const HOST_TOKEN_HEADER: &str = "x-host-token";
 /// Most events in one request.
@@ -27,9 +29,9 @@ pub struct EventsBody {
 pub struct SandboxEvent {
     /// The same when the event is sent again.
     pub id: Uuid,
-    /// `cl-…`.
+    /// `cl-…`; empty in [`HOST_CHANGED`].
     pub sandbox_id: String,
-    /// `sandbox.auto_paused`, `sandbox.auto_killed` or `sandbox.crashed`.
+    /// `sandbox.auto_paused`, `sandbox.auto_killed`, `sandbox.crashed` or [`HOST_CHANGED`].
     pub event: String,
     /// Status it is in now.
     pub status: String,

@@ -1,9 +1,10 @@
 //! The server's end: clients of one agent.
 
-use connectrpc::client::ClientConfig;
+use connectrpc::client::{CallOptions, ClientConfig};
 use dial::{BoxIo, Dialler, Limits, Transport};
 use http::Uri;
-use proto::hostagent::v1::HostAgentServiceClient;
+use model::Error;
+use proto::hostagent::v1::{HostAgentServiceClient, SetDrainingRequest};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub struct AgentLink {
     streams: HostAgentServiceClient<Transport>,
 }
 
+/// Ending the VMs that wait is part of it.
+const DRAIN_CALL: Duration = Duration::from_mins(1);
+
 impl AgentLink {
     /// Of the agent there. Nothing is opened before the first call.
     pub fn new(endpoint: Endpoint) -> Self {
@@ -48,6 +52,14 @@ impl AgentLink {
     /// For streams, which have no time limit; their pool is their own.
     pub fn streams(&self) -> &HostAgentServiceClient<Transport> {
         &self.streams
+    }
+
+    /// Has the host emptied, or take capsules again; answers how many have a VM still.
+    pub async fn set_draining(&self, draining: bool) -> Result<u32, Error> {
+        let request = SetDrainingRequest { draining, ..Default::default() };
+        let options = CallOptions::default().with_timeout(DRAIN_CALL);
+        let answer = self.rpc.set_draining_with_options(request, options).await;
+        Ok(answer.map_err(|error| crate::error(&error))?.into_owned().running)
     }
 
     /// A fresh connection to the agent's HTTP server, for [`crate::PROXY_PREFIX`].

@@ -37,6 +37,8 @@ pub enum Event {
     Command(Command),
     /// The lifetime is over.
     LifetimeEnded(AtEnd),
+    /// The host is to be empty.
+    HostDrains,
     /// The running operation succeeded.
     Done,
     /// The running operation failed.
@@ -92,7 +94,7 @@ pub enum Effect {
 /// An end that nobody asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// Paused at the end of its lifetime.
+    /// Paused at the end of its lifetime, or because its host is to be empty.
     AutoPaused,
     /// Destroyed at the end of its lifetime.
     AutoKilled,
@@ -136,6 +138,12 @@ impl Machine {
         self.reason.as_ref()
     }
 
+    /// Whether no caller asked for the operation under way.
+    #[must_use]
+    pub fn is_unasked(&self) -> bool {
+        matches!(self.reason, Some(EndReason::Ttl | EndReason::HostDrained))
+    }
+
     /// Takes an event. The verdict matters for commands only.
     pub fn on(&mut self, event: &Event) -> (Verdict, Vec<Effect>) {
         use CapsuleStatus as S;
@@ -151,7 +159,11 @@ impl Machine {
                     })],
                 )
             }
-            Event::LifetimeEnded(_) => (Verdict::Refused, vec![]),
+            Event::HostDrains if self.status == S::Running => {
+                self.reason = Some(EndReason::HostDrained);
+                (Verdict::Wait, vec![self.begin(Operation::Pause)])
+            }
+            Event::LifetimeEnded(_) | Event::HostDrains => (Verdict::Refused, vec![]),
             Event::Done => (Verdict::Reached, self.done()),
             Event::Failed(left) => (Verdict::Refused, self.failed(left)),
             Event::VmExited(loss) => (Verdict::Reached, self.vm_exited(loss)),
@@ -200,7 +212,7 @@ impl Machine {
 
     fn done(&mut self) -> Vec<Effect> {
         use CapsuleStatus as S;
-        let by_itself = self.reason == Some(EndReason::Ttl);
+        let by_itself = self.is_unasked();
         let (status, report) = match self.status {
             S::Starting | S::Resuming => (S::Running, None),
             S::Pausing => (S::Paused, by_itself.then_some(Report::AutoPaused)),
@@ -218,7 +230,7 @@ impl Machine {
         use CapsuleStatus as S;
         let before = self.reason.clone();
         // Whoever asked for a pause hears of the loss in the answer; a pause by itself has nobody who does.
-        let unasked = self.status == S::Pausing && before == Some(EndReason::Ttl);
+        let unasked = self.status == S::Pausing && self.is_unasked();
         let (status, reason) = match (self.status, left) {
             (S::Resuming, _) => (S::Paused, before),
             (S::Pausing | S::Stopping, Left::Vm) => (S::Running, None),
@@ -272,6 +284,7 @@ mod tests {
             Just(Event::Command(Command::Destroy)),
             Just(Event::LifetimeEnded(AtEnd::Pause)),
             Just(Event::LifetimeEnded(AtEnd::Kill)),
+            Just(Event::HostDrains),
             Just(Event::Done),
             Just(Event::Failed(Left::Vm)),
             any::<bool>().prop_map(|saved_before| Event::Failed(Left::Nothing(lost(saved_before)))),
@@ -319,10 +332,14 @@ mod tests {
 
     #[test]
     fn ends_nobody_asked_for_are_reported() {
-        let mut machine = Machine::at(CapsuleStatus::Running);
-        machine.on(&Event::LifetimeEnded(AtEnd::Pause));
-        assert_eq!(machine.on(&Event::Done).1, [Effect::Report(Report::AutoPaused)]);
-        assert_eq!(machine.reason(), Some(&EndReason::Ttl));
+        let ends = [(Event::LifetimeEnded(AtEnd::Pause), EndReason::Ttl), (Event::HostDrains, EndReason::HostDrained)];
+        for (event, reason) in ends {
+            let mut machine = Machine::at(CapsuleStatus::Running);
+            assert_eq!(machine.on(&event).1, [Effect::Run(Operation::Pause)]);
+            assert_eq!(machine.on(&Event::Done).1, [Effect::Report(Report::AutoPaused)]);
+            assert_eq!(machine.reason(), Some(&reason));
+            assert_eq!(machine.on(&event), (Verdict::Refused, vec![]));
+        }
         for (saved_before, status) in [(false, CapsuleStatus::Error), (true, CapsuleStatus::Paused)] {
             let mut machine = Machine::at(CapsuleStatus::Running);
             assert_eq!(machine.on(&Event::VmExited(lost(saved_before))).1, [Effect::Report(Report::Crashed)]);

@@ -14,13 +14,15 @@ pub enum HostStatus {
     Pending,
     /// Answers.
     Online,
+    /// Answers, and takes no capsules: it is being emptied for maintenance.
+    Draining,
     /// Did not answer for too long.
     Unreachable,
 }
 
 impl HostStatus {
     /// Every status.
-    pub const ALL: [Self; 3] = [Self::Pending, Self::Online, Self::Unreachable];
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Online, Self::Draining, Self::Unreachable];
 
     /// As stored and shown.
     #[must_use]
@@ -28,6 +30,7 @@ impl HostStatus {
         match self {
             Self::Pending => "pending",
             Self::Online => "online",
+            Self::Draining => "draining",
             Self::Unreachable => "unreachable",
         }
     }

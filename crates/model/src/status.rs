@@ -105,6 +105,8 @@ pub enum EndReason {
     VmCrash,
     /// Its memory could not be brought any more: what it was read from failed.
     PagesLost,
+    /// Its host is being emptied for maintenance.
+    HostDrained,
     /// Its host is gone.
     HostLost,
     /// It could not be started: why.
@@ -120,6 +122,7 @@ impl fmt::Display for EndReason {
             Self::HostOom => f.write_str("host_oom"),
             Self::VmCrash => f.write_str("vm_crash"),
             Self::PagesLost => f.write_str("pages_lost"),
+            Self::HostDrained => f.write_str("host_drained"),
             Self::HostLost => f.write_str("host_lost"),
             Self::StartFailed(why) => write!(f, "start_failed: {why}"),
         }
@@ -143,6 +146,7 @@ impl EndReason {
             "host_oom" => Self::HostOom,
             "vm_crash" => Self::VmCrash,
             "pages_lost" => Self::PagesLost,
+            "host_drained" => Self::HostDrained,
             "host_lost" => Self::HostLost,
             other => Self::StartFailed(other.strip_prefix("start_failed: ").unwrap_or(other).to_owned()),
         }
@@ -170,9 +174,13 @@ mod tests {
         for status in CapsuleStatus::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
         }
-        for reason in
-            [EndReason::User, EndReason::VmCrash, EndReason::PagesLost, EndReason::StartFailed("no kernel".to_owned())]
-        {
+        for reason in [
+            EndReason::User,
+            EndReason::VmCrash,
+            EndReason::PagesLost,
+            EndReason::HostDrained,
+            EndReason::StartFailed("no kernel".to_owned()),
+        ] {
             assert_eq!(EndReason::parse(&reason.to_string()), reason);
         }
     }

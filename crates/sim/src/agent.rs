@@ -33,7 +33,7 @@ impl Agent {
             snapshots: world.snapshots.values().cloned().collect(),
             damaged: false,
         });
-        Host::new(shared.clone(), number, snapshots)
+        Host::new(shared.clone(), number, snapshots, world.draining)
     }
 
     /// Finds the capsules of earlier agents.

@@ -56,6 +56,19 @@ pub async fn quiet(agent: &Agent) {
     }
 }
 
+/// A host that is to be empty is, by when what failed has been tried again.
+pub async fn empty(agent: &Agent) {
+    tokio::time::sleep(Duration::from_millis(OVERDUE_MS)).await;
+    quiet(agent).await;
+    let runs = views(agent).into_iter().find(|(_, view)| view.status == CapsuleStatus::Running);
+    agent.host.with(|world| {
+        world.tally.count("hosts emptied");
+        if let Some((id, _)) = runs {
+            world.wrong(format!("{id} runs on a host that is to be empty"));
+        }
+    });
+}
+
 /// Machine, record and reality say the same of every capsule.
 fn agrees(world: &mut World, views: &Views) {
     let mut wrong = Vec::new();
@@ -81,7 +94,8 @@ fn agrees(world: &mut World, views: &Views) {
         if !stale && record.is_some_and(|record| record.lifetime != view.record.lifetime) {
             wrong.push(format!("{id} has a lifetime that is not in its record"));
         }
-        if view.status == CapsuleStatus::Running && overdue(view) {
+        let runs_since_ms = world.ledger.capsules.get(id).map(|known| known.runs_since_ms).unwrap_or_default();
+        if view.status == CapsuleStatus::Running && overdue(view, runs_since_ms) {
             wrong.push(format!("the lifetime of {id} is over, and it runs"));
         }
     }
@@ -101,12 +115,13 @@ fn runs(world: &World, id: CapsuleId, vm: Uuid) -> bool {
     world.vms.get(&vm).is_some_and(|process| process.alive && !process.stopped && process.told == Some(id))
 }
 
-fn overdue(view: &View<Guest>) -> bool {
+/// One that is brought back without a new lifetime after its end gets until then, too.
+fn overdue(view: &View<Guest>, runs_since_ms: u64) -> bool {
     let end = match view.record.lifetime {
         model::Lifetime::Until { unix_ms, .. } => unix_ms,
         model::Lifetime::Idle { .. } => return false,
     };
-    crate::clock::now_ms() > end + OVERDUE_MS
+    crate::clock::now_ms() > end.max(runs_since_ms) + OVERDUE_MS
 }
 
 /// Everything on the disk, every VM and every slot is somebody's.

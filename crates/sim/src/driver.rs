@@ -58,6 +58,7 @@ enum Step {
     Later,
     MuchLater,
     Quiet,
+    Drain,
     CrashSoon,
     Crash,
     PowerLoss,
@@ -65,7 +66,7 @@ enum Step {
 }
 
 /// How often each comes.
-const STEPS: [(Step, u32); 21] = [
+const STEPS: [(Step, u32); 22] = [
     (Step::Create, 50),
     (Step::Clone, 30),
     (Step::Pause, 80),
@@ -83,6 +84,7 @@ const STEPS: [(Step, u32); 21] = [
     (Step::Later, 30),
     (Step::MuchLater, 6),
     (Step::Quiet, 15),
+    (Step::Drain, 6),
     (Step::CrashSoon, 12),
     (Step::Crash, 2),
     (Step::PowerLoss, 2),
@@ -131,6 +133,11 @@ impl Driver {
             Step::Quiet => {
                 check::quiet(&self.agent).await;
                 self.calm().await;
+            }
+            Step::Drain => {
+                let on = self.with(|world| !world.draining).unwrap_or_default();
+                self.with(|world| world.tally.count(if on { "drains" } else { "ends of drains" }));
+                self.agent.host.drain(on);
             }
             Step::CrashSoon => drop(self.with(|world| world.crash_in = Some(world.chance.random_range(1..60)))),
             Step::Crash => return Some(End::Crash),
@@ -204,10 +211,19 @@ impl Driver {
     async fn calm(&self) {
         let before = self.with(|world| (std::mem::take(&mut world.failures), world.crash_in.take()));
         let Some((failures, crash_in)) = before else { return };
+        self.end_drain().await;
         if let Some(id) = self.with(any_capsule).flatten() {
             self.calm_capsule(id).await;
         }
         self.with(|world| (world.failures, world.crash_in) = (failures, crash_in));
+    }
+
+    /// When nothing fails and no agent crashes it has done what it is for.
+    async fn end_drain(&self) {
+        if self.with(|world| world.draining) == Some(true) {
+            check::empty(&self.agent).await;
+            self.agent.host.drain(false);
+        }
     }
 
     async fn calm_capsule(&self, id: CapsuleId) {
@@ -282,6 +298,7 @@ impl Driver {
         }
         self.with(|world| (world.failures, world.crash_in) = (0, None));
         check::quiet(&self.agent).await;
+        self.end_drain().await;
         let (capsules, snapshots) = self
             .with(|world| {
                 let capsules: Vec<CapsuleId> = world.records.keys().copied().collect();

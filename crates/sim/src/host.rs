@@ -4,6 +4,7 @@ use crate::clock;
 use crate::contents::TEMPLATES;
 use crate::vm::{Draft, Vm};
 use crate::world::{Defect, Saved, Shared, World};
+use ::agent::drain::Switch;
 use ::agent::environment::{Environment, VirtualMachine};
 use ::agent::failure::Failure;
 use ::agent::record::{Class, Record};
@@ -34,6 +35,8 @@ pub struct Host {
     pub(crate) deaths: Notify,
     /// This agent has crashed.
     pub(crate) crashed: Notify,
+    /// The host is to be empty.
+    draining: Switch,
 }
 
 /// An opened generation.
@@ -82,7 +85,7 @@ impl Drop for UnderWay<'_> {
 
 impl Host {
     /// For the agent that begins.
-    pub(crate) fn new(world: Shared, agent: u32, snapshots: Snapshots) -> Arc<Self> {
+    pub(crate) fn new(world: Shared, agent: u32, snapshots: Snapshots, draining: bool) -> Arc<Self> {
         Arc::new(Self {
             world,
             agent,
@@ -92,7 +95,15 @@ impl Host {
             ready: Mutex::default(),
             deaths: Notify::new(),
             crashed: Notify::new(),
+            draining: Switch::new(draining),
         })
+    }
+
+    /// From now on it is to be empty, or not.
+    pub(crate) fn drain(&self, on: bool) {
+        if self.with(|world| world.draining = on).is_some() {
+            self.draining.set(on);
+        }
     }
 
     /// Does something to the world, as long as this agent lives.
@@ -240,6 +251,10 @@ impl Environment for Host {
 
     async fn pass(&self, name: &'static str) {
         self.moment(name).await;
+    }
+
+    fn draining(&self) -> &Switch {
+        &self.draining
     }
 
     fn tasks(&self) -> &TaskTracker {

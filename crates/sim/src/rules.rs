@@ -1,5 +1,6 @@
 //! What must hold at every durable write, and what is remembered to judge the next one by.
 
+use crate::clock;
 use crate::contents::{Contents, PAGES, TEMPLATES};
 use crate::world::{Defect, Process, World};
 use ::agent::failure::Failure;
@@ -33,6 +34,8 @@ pub struct Known {
     pub destroy_asked: bool,
     /// Somebody asked for a pause since it runs: of a loss on the way the answer may tell.
     pub pause_asked: bool,
+    /// When it began to run the last time.
+    pub runs_since_ms: u64,
 }
 
 /// What must be.
@@ -207,6 +210,7 @@ impl World {
         }
         if let Some(known) = self.ledger.capsules.get_mut(&id) {
             known.pause_asked = false;
+            known.runs_since_ms = clock::now_ms();
         }
     }
 
@@ -222,7 +226,7 @@ impl World {
             self.wrong(format!("{id} is recorded as paused, and its generation is not what its VM holds"));
         }
         self.ledger.capsules.entry(id).or_default().saved = saved;
-        if record.reason == Some(EndReason::Ttl) {
+        if matches!(record.reason, Some(EndReason::Ttl | EndReason::HostDrained)) {
             self.ledger.owed.insert((id, Owed::AutoPaused));
         }
     }

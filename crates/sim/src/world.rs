@@ -66,6 +66,8 @@ pub struct World {
     pub defect: Option<Defect>,
     /// Which agent lives; what an older one still does changes nothing.
     pub agent: Option<u32>,
+    /// Its host is to be empty. An agent that begins knows.
+    pub draining: bool,
     /// It ends in order, and answers nobody any more.
     pub leaving: bool,
     /// Host actions until the agent crashes.
@@ -118,6 +120,7 @@ impl Shared {
             chance: StdRng::seed_from_u64(seed),
             defect,
             agent: None,
+            draining: false,
             leaving: false,
             crash_in: None,
             failures: 0,

@@ -8,12 +8,14 @@ const STEPS: u64 = 1_000;
 const SEEDS: u64 = 400;
 
 /// What all histories together must have done at least: who changes the odds sees what is no longer tested.
-const AT_LEAST: [(&str, u64); 33] = [
+const AT_LEAST: [(&str, u64); 35] = [
     ("steps", 100_000),
     ("host actions", 500_000),
     ("failures of host actions", 5_000),
     ("crashes of the agent", 2_000),
     ("agents that left in order", 200),
+    ("drains", 500),
+    ("hosts emptied", 200),
     ("losses of power", 200),
     ("new versions of the VMM", 100),
     ("records damaged", 50),

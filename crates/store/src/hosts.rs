@@ -18,6 +18,8 @@ pub struct HostReport {
     pub isolation: String,
     /// As in `uname -m`.
     pub arch: String,
+    /// Whether it is being emptied.
+    pub draining: bool,
 }
 
 impl Store {
@@ -51,24 +53,24 @@ impl Store {
         Ok(row.map(|row| HostId::from_uuid(row.id)))
     }
 
-    /// A host answered: it is online. With a report, also what it has.
-    pub async fn host_answered(&self, id: HostId, report: Option<&HostReport>) -> Result<(), StoreError> {
+    /// A host answered: it is online, or draining as it says.
+    pub async fn host_answered(&self, id: HostId, report: &HostReport) -> Result<(), StoreError> {
         use host::Column;
-        let mut update = host::Entity::update_many()
-            .col_expr(Column::Status, Expr::value(HostStatus::Online.as_str()))
-            .col_expr(Column::LastSeenAt, Expr::value(now()));
-        if let Some(report) = report {
-            let cores: i32 = signed("cpu_cores", report.capacity.cpu_cores)?;
-            let memory: i64 = signed("memory_mb", report.capacity.memory_mb)?;
-            let disk: i64 = signed("disk_mb", report.capacity.disk_mb)?;
-            update = update
-                .col_expr(Column::CpuCores, Expr::value(cores))
-                .col_expr(Column::MemoryMb, Expr::value(memory))
-                .col_expr(Column::DiskMb, Expr::value(disk))
-                .col_expr(Column::Isolation, Expr::value(report.isolation.as_str()))
-                .col_expr(Column::Arch, Expr::value(report.arch.as_str()));
-        }
-        update.filter(Column::Id.eq(id.uuid())).exec(self.db()).await?;
+        let status = if report.draining { HostStatus::Draining } else { HostStatus::Online };
+        let cores: i32 = signed("cpu_cores", report.capacity.cpu_cores)?;
+        let memory: i64 = signed("memory_mb", report.capacity.memory_mb)?;
+        let disk: i64 = signed("disk_mb", report.capacity.disk_mb)?;
+        host::Entity::update_many()
+            .col_expr(Column::Status, Expr::value(status.as_str()))
+            .col_expr(Column::LastSeenAt, Expr::value(now()))
+            .col_expr(Column::CpuCores, Expr::value(cores))
+            .col_expr(Column::MemoryMb, Expr::value(memory))
+            .col_expr(Column::DiskMb, Expr::value(disk))
+            .col_expr(Column::Isolation, Expr::value(report.isolation.as_str()))
+            .col_expr(Column::Arch, Expr::value(report.arch.as_str()))
+            .filter(Column::Id.eq(id.uuid()))
+            .exec(self.db())
+            .await?;
         Ok(())
     }
 

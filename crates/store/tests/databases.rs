@@ -123,10 +123,13 @@ async fn new(store: &Store, team: TeamId) -> NewCapsule {
 async fn host(store: &Store) -> HostId {
     let id = HostId::random();
     store.add_host(id, "hash").await.unwrap();
-    let capacity = Capacity { cpu_cores: 4, memory_mb: 16_384, disk_mb: 100_000 };
-    let report = HostReport { capacity, isolation: "qemu-tcg".to_owned(), arch: "x86_64".to_owned() };
-    store.host_answered(id, Some(&report)).await.unwrap();
+    store.host_answered(id, &report(false)).await.unwrap();
     id
+}
+
+fn report(draining: bool) -> HostReport {
+    let capacity = Capacity { cpu_cores: 4, memory_mb: 16_384, disk_mb: 100_000 };
+    HostReport { capacity, isolation: "qemu-tcg".to_owned(), arch: "x86_64".to_owned(), draining }
 }
 
 async fn place(store: &Store, new: NewCapsule, host: HostId) -> (Capsule, Pending) {
@@ -402,8 +405,10 @@ async fn hosts_come_and_go(store: Store) {
     assert_eq!(store.host_by_token("hash").await.unwrap(), None);
     assert!(store.host_lost(id).await.unwrap());
     assert!(!store.host_lost(id).await.unwrap(), "no news");
-    store.host_answered(id, None).await.unwrap();
-    assert_eq!(store.hosts().await.unwrap()[0].status, model::HostStatus::Online);
+    for (draining, status) in [(true, model::HostStatus::Draining), (false, model::HostStatus::Online)] {
+        store.host_answered(id, &report(draining)).await.unwrap();
+        assert_eq!(store.hosts().await.unwrap()[0].status, status);
+    }
 }
 
 async fn templates_by_name(store: Store) {

@@ -44,6 +44,8 @@ pub enum Command {
     Up(UpArgs),
     /// End everything `up` started
     Down(DownArgs),
+    /// Empty this host for maintenance: pause what runs, start nothing
+    Drain(DrainArgs),
     /// Check what this machine can do, and say what to change
     Doctor(DoctorArgs),
     /// Create and use capsules
@@ -95,6 +97,13 @@ pub struct DownArgs {
     /// Do not ask before deleting
     #[arg(long, short)]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Take capsules again
+    #[arg(long)]
+    pub end: bool,
 }
 
 #[derive(Debug, Args)]

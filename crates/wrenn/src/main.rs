@@ -11,6 +11,7 @@ mod cli;
 mod docs;
 mod doctor;
 mod down;
+mod drain;
 mod exit;
 mod failure;
 mod instance;
@@ -59,6 +60,7 @@ async fn dispatch(cli: Cli) -> Outcome<ExitCode> {
     match cli.command {
         Command::Up(args) => up::run(global, &args).await?,
         Command::Down(args) => down::run(global, &args).await?,
+        Command::Drain(args) => drain::run(global, &args).await?,
         Command::Doctor(args) => {
             let dir = global.data_dir();
             let running = instance::is_running(&dir);

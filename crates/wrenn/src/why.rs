@@ -59,6 +59,10 @@ fn of_reason(reason: &EndReason) -> (String, &'static str) {
             "what its memory was read from failed.".to_owned(),
             "the agent's log in $WRENN_DIR/logs says what; check its disk",
         ),
+        EndReason::HostDrained => (
+            "its host was emptied for maintenance.".to_owned(),
+            "`wrenn capsule resume` continues once the host takes capsules again",
+        ),
         EndReason::HostLost => {
             ("its host cannot be reached.".to_owned(), "start the host's agent again; what was paused is kept")
         }

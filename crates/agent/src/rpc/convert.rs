@@ -161,6 +161,7 @@ pub fn host(host: &Host) -> wire::GetHostResponse {
         disk_mb: machine.disk_mb,
         templates: vec![Uuid::nil().to_string()],
         snapshots: host.snapshots.ids().iter().map(Uuid::to_string).collect(),
+        draining: host.drain.switch.is_on(),
         ..Default::default()
     }
 }

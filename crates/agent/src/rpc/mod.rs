@@ -19,7 +19,7 @@ use connectrpc::{
 use convert::{class, identifier, lifetime, sandbox, snapshot, target};
 use guestlink::{options, stream_options, timed_options};
 use lifecycle::agent::Command;
-use model::CapsuleId;
+use model::{CapsuleId, CapsuleStatus};
 use network::Policy;
 use proto::hostagent::v1 as wire;
 use proto::{filesystem, process};
@@ -48,6 +48,9 @@ impl Service {
 
     async fn create(&self, request: wire::CreateSandboxRequest) -> Result<wire::CreateSandboxResponse, ConnectError> {
         let id = identifier(&request.sandbox_id)?;
+        if self.registry.get(id).is_err() {
+            self.host.drain.admit()?;
+        }
         let record = self.new_record(id, &request)?;
         let (reply, answer) = tokio::sync::oneshot::channel();
         let make = || actor::create(&self.host, &self.registry, record, reply);
@@ -96,6 +99,18 @@ impl wire::HostAgentService for Service {
         Response::ok(convert::host(&self.host))
     }
 
+    async fn set_draining(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SetDrainingRequest>,
+    ) -> ServiceResult<wire::SetDrainingResponse> {
+        self.host.set_draining(request.draining).await?;
+        let with_vm = |status: CapsuleStatus| status == CapsuleStatus::Running || status.is_transient();
+        let running = self.registry.all().iter().filter(|handle| with_vm(handle.shared.view().status)).count();
+        let running = u32::try_from(running).unwrap_or(u32::MAX);
+        Response::ok(wire::SetDrainingResponse { running, ..Default::default() })
+    }
+
     async fn create_sandbox(
         &self,
         _: RequestContext,
@@ -123,6 +138,9 @@ impl wire::HostAgentService for Service {
     ) -> ServiceResult<wire::ResumeSandboxResponse> {
         let request = request.to_owned_message();
         let handle = self.registry.get(identifier(&request.sandbox_id)?)?;
+        if handle.shared.view().status == CapsuleStatus::Paused {
+            self.host.drain.admit()?;
+        }
         let how = How {
             lifetime: request.lifetime.as_option().map(|wish| lifetime(Some(wish))),
             egress: convert::egress(request.egress.as_option())?,

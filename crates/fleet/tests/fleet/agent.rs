@@ -40,6 +40,7 @@ pub struct World {
     /// What every sandbox used, and how far back was asked for last.
     pub metrics: Vec<wire::MetricPoint>,
     pub window_ms: u64,
+    pub draining: bool,
     faults: HashMap<&'static str, VecDeque<Fault>>,
 }
 
@@ -152,8 +153,13 @@ impl HostAgentService for Agent {
         _: RequestContext,
         _: ServiceRequest<'_, wire::GetHostRequest>,
     ) -> ServiceResult<wire::GetHostResponse> {
+        let (snapshots, draining) = {
+            let world = self.world();
+            (world.snapshots.clone(), world.draining)
+        };
         let host = wire::GetHostResponse {
-            snapshots: self.world().snapshots.clone(),
+            snapshots,
+            draining,
             isolation: "test".to_owned(),
             arch: "x86_64".to_owned(),
             cpu_cores: 8,
@@ -429,6 +435,7 @@ impl HostAgentService for Agent {
     }
 
     absent! {
+        set_draining(wire::SetDrainingRequest) -> wire::SetDrainingResponse;
         list_processes(wire::ListProcessesRequest) -> process::ListResponse;
         update_process(wire::UpdateProcessRequest) -> process::UpdateResponse;
         send_input(wire::SendInputRequest) -> process::SendInputResponse;

@@ -5,7 +5,8 @@ use crate::world::{Server, TEAM, request};
 use connectrpc::ErrorCode;
 use fleet::{Resume, Until};
 use hostlink::SandboxEvent;
-use model::{CapsuleId, CapsuleStatus, Code, EndReason, HostId};
+use hostlink::callback::HOST_CHANGED;
+use model::{CapsuleId, CapsuleStatus, Code, EndReason, HostId, HostStatus};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -225,6 +226,38 @@ async fn events_of_the_host_count_once_and_in_time() {
     let dead = server.fleet.get(TEAM, capsule.id).await.unwrap();
     assert_eq!((dead.status, dead.reason), (CapsuleStatus::Error, Some(EndReason::VmCrash)));
     server.fleet.host_event(server.host, happened("sandbox.crashed", CapsuleId::random(), 0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_is_emptied_gets_no_capsules_until_it_takes_them_again() {
+    let server = Server::start().await;
+    let (running, paused) = (server.running().await, server.paused().await);
+    let tell = async |draining| {
+        server.agent.world().draining = draining;
+        let event = SandboxEvent { sandbox_id: String::new(), ..happened(HOST_CHANGED, running.id, 0) };
+        server.fleet.host_event(server.host, event).await.unwrap();
+    };
+    tell(true).await;
+    server.host_becomes(HostStatus::Draining).await;
+    server.agent.world().sandboxes.get_mut(&running.id.to_string()).unwrap().status = "paused".to_owned();
+    let now_ms = u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap();
+    let event =
+        SandboxEvent { reason: "host_drained".to_owned(), ..happened("sandbox.auto_paused", running.id, now_ms) };
+    server.fleet.host_event(server.host, event).await.unwrap();
+    let drained = server.fleet.get(TEAM, running.id).await.unwrap();
+    assert_eq!((drained.status, drained.reason), (CapsuleStatus::Paused, Some(EndReason::HostDrained)));
+
+    assert_eq!(server.fleet.create(TEAM, request()).await.unwrap_err().code, Code::NoHosts);
+    for id in [running.id, paused.id] {
+        let refused = server.fleet.resume(TEAM, id, Resume::default()).await.unwrap_err();
+        assert_eq!(refused.code, Code::NoHosts);
+        assert!(refused.message.contains("maintenance"), "{refused}");
+    }
+    tell(false).await;
+    server.host_becomes(HostStatus::Online).await;
+    server.fleet.resume(TEAM, running.id, Resume::default()).await.unwrap();
+    server.becomes(running.id, CapsuleStatus::Running).await;
+    server.running().await;
 }
 
 #[tokio::test]

@@ -47,7 +47,12 @@ impl Server {
     async fn add_host(&self) {
         let (socket, token) = (self.socket.clone(), Secret::new("host token"));
         self.fleet.add_local_host(LocalHost { socket, id: self.host, token }).await.unwrap();
-        while self.fleet.hosts().await.unwrap()[0].status != HostStatus::Online {
+        self.host_becomes(HostStatus::Online).await;
+    }
+
+    /// Waits until the host has this status.
+    pub async fn host_becomes(&self, status: HostStatus) {
+        while self.fleet.hosts().await.unwrap()[0].status != status {
             tokio::task::yield_now().await;
         }
     }

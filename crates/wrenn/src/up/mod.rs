@@ -16,7 +16,7 @@ use crate::output::Output;
 use client::{Client, Credentials};
 use futures_util::{StreamExt, stream};
 use model::CapsuleStatus;
-use platform::Stop;
+use platform::{Platform, Stop};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 use steps::Steps;
@@ -51,7 +51,11 @@ pub async fn run(global: &Global, args: &UpArgs) -> Outcome {
         started = platform::start(&plan, &steps) => started?,
         () = interrupts.next() => return Err(interrupted()),
     };
-    let ended = serve(&plan, args.once, out, &steps, &mut interrupts).await;
+    let ended = match first(&plan, &platform, out, &steps, &mut interrupts).await {
+        Ok(()) if args.once => Ok(Stop::Leave),
+        Ok(()) => serve(&plan, out, &steps, &mut interrupts).await,
+        Err(failure) => Err(failure),
+    };
     match &ended {
         Ok(stop) => platform.stop(*stop).await,
         Err(_) => platform.stop(Stop::Leave).await,
@@ -59,16 +63,22 @@ pub async fn run(global: &Global, args: &UpArgs) -> Outcome {
     ended.map(drop)
 }
 
-/// From the first capsule to the end; says how the agent is to leave its capsules.
-async fn serve(plan: &Plan, once: bool, out: Output, steps: &Steps, interrupts: &mut Interrupts) -> Outcome<Stop> {
+/// The first capsule, unless nothing is to run here.
+async fn first(plan: &Plan, platform: &Platform, out: Output, steps: &Steps, interrupts: &mut Interrupts) -> Outcome {
+    if platform.is_draining() {
+        out.note("this host was emptied for maintenance and starts nothing; `wrenn drain --end` ends that");
+        return Ok(());
+    }
     let client = Client::new(Credentials::find(&plan.dir)?)?;
     tokio::select! {
-        tried = first_capsule::run(&client, steps) => tried?,
-        () = interrupts.next() => return Err(interrupted()),
+        tried = first_capsule::run(&client, steps) => tried,
+        () = interrupts.next() => Err(interrupted()),
     }
-    if once {
-        return Ok(Stop::Leave);
-    }
+}
+
+/// Until Ctrl-C; says how the agent is to leave its capsules.
+async fn serve(plan: &Plan, out: Output, steps: &Steps, interrupts: &mut Interrupts) -> Outcome<Stop> {
+    let client = Client::new(Credentials::find(&plan.dir)?)?;
     announce::ready(&plan.dir, out)?;
     interrupts.next().await;
     out.note("pausing capsules; Ctrl-C again leaves them running");

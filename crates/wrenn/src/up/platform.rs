@@ -4,7 +4,7 @@ use super::steps::{Step, Steps};
 use crate::doctor::Plan;
 use crate::failure::{Failure, Outcome};
 use agent::Agent;
-use hostlink::Callback;
+use hostlink::{AgentLink, Callback, Endpoint};
 use server::{HostCredentials, Server};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -21,6 +21,15 @@ pub const LISTEN: SocketAddr = server::Options::LISTEN;
 pub struct Platform {
     agent: Agent,
     server: Server,
+}
+
+/// The agent that runs on this data directory.
+pub fn agent_link(dir: &Path) -> AgentLink {
+    AgentLink::new(Endpoint::Unix(agent_socket(dir)))
+}
+
+fn agent_socket(dir: &Path) -> PathBuf {
+    dir.join("run/agent.sock")
 }
 
 /// Makes what guests boot from, starts both halves, and returns once the API answers.
@@ -142,6 +151,11 @@ fn guest_daemon() -> Outcome<PathBuf> {
 }
 
 impl Platform {
+    /// Whether this host was told to be empty.
+    pub fn is_draining(&self) -> bool {
+        self.agent.is_draining()
+    }
+
     /// Ends both halves. VMs outlive them.
     pub async fn stop(self, how: Stop) {
         self.server.stop().await;
@@ -202,7 +216,7 @@ pub async fn server(
     database_url: Option<String>,
     ended: impl Future<Output = ()>,
 ) -> Outcome {
-    let options = server_options(dir, listen, database_url, Some(dir.join("run/agent.sock")));
+    let options = server_options(dir, listen, database_url, Some(agent_socket(dir)));
     server::run(options, ended).await.map_err(Failure::plain)
 }
 

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod disks;
+mod drain;
 mod egress;
 mod fork;
 mod guest;
@@ -90,6 +91,7 @@ async fn main() {
         restart::an_upgrade_reaches_what_was_paused_before,
         restart::vms_that_die_are_reported_with_their_last_words,
         restart::a_damaged_record_loses_nothing,
+        drain::empties_the_host_until_its_end,
     );
     match host::down_leaves_nothing(platform).await {
         Ok(()) => passed += 1,
